@@ -1,0 +1,1 @@
+"""Reinforcement learning of the policy: rollouts, rewards, objectives, one step, the loop, its report."""
