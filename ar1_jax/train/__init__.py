@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: losses, optimiser, one step, the loop with exact resume."""
