@@ -1,0 +1,132 @@
+"""The Qwen3-VL decoder stack, shared by text model and flow expert (inference.md sections 3.1, 3.2, 8.1).
+
+B scenes, K sequences a scene (1 while the prompt is read), N tokens, S prefix, L suffix, D width, H heads, J kv heads,
+E head width. A layer reads the keys and values of the past and returns those of its own tokens; who keeps a cache
+writes them there. The prefix is only ever read.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from ar1_kernels import attention, shared_prefix_attention
+
+from ar1_jax.models import layers, rotary
+from ar1_jax.models.config import TextConfig
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys (normed and rotated) and values of every layer: [layers, B, S, J, E] or [layers, B, K, L, J, E]."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+@flax.struct.dataclass
+class Past:
+    """What tokens attend to besides themselves: a prefix per scene and, if there is one, a suffix per sequence.
+
+    prefix: Cache [layers, B, S, J, E]; prefix_length: int [B]. suffix: Cache [layers, B, K, L, J, E] or None;
+    suffix_length: int [B, K].
+    """
+
+    prefix: Cache
+    prefix_length: jax.Array
+    suffix: Cache | None = None
+    suffix_length: jax.Array | None = None
+
+
+class Attention(nn.Module):
+    """Self-attention of x [B, K, N, D] and on the past; returns the output and the tokens' own k, v [B, K, N, J, E]."""
+
+    config: TextConfig
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x, cos, sin, past: Past | None, lengths):
+        c = self.config
+
+        def project(name, heads):
+            y = layers.Linear(heads * c.head_dim, name=name)(x)
+            return y.reshape(*x.shape[:-1], heads, c.head_dim)
+
+        q = layers.RMSNorm(c.rms_norm_eps, name="q_norm")(project("q_proj", c.num_attention_heads))
+        k = layers.RMSNorm(c.rms_norm_eps, name="k_norm")(project("k_proj", c.num_key_value_heads))
+        v = project("v_proj", c.num_key_value_heads)
+        q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
+        if past is None:
+            out = attention(q[:, 0], k[:, 0], v[:, 0], causal=self.causal, lengths=lengths)[:, None]
+        else:
+            suffix = (None, None) if past.suffix is None else (past.suffix.k, past.suffix.v)
+            out = shared_prefix_attention(
+                q, past.prefix.k, past.prefix.v, *suffix, prefix_length=past.prefix_length,
+                suffix_length=past.suffix_length, causal=self.causal, own_k=k, own_v=v,
+            )  # fmt: skip
+        out = layers.Linear(x.shape[-1], name="o_proj")(out.reshape(*x.shape[:-1], -1))
+        return out, Cache(k, v)
+
+
+class Mlp(nn.Module):
+    """SwiGLU."""
+
+    config: TextConfig
+
+    @nn.compact
+    def __call__(self, x):
+        gate = layers.Linear(self.config.intermediate_size, name="gate_proj")(x)
+        up = layers.Linear(self.config.intermediate_size, name="up_proj")(x)
+        return layers.Linear(x.shape[-1], name="down_proj")(nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One layer; after it, while its index is below the number of taps, the DeepStack rows are added."""
+
+    config: TextConfig
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x, index, past, cos, sin, lengths, deep):
+        """x [B, K, N, D]; past: this layer's, or None; deep [taps, B, K, N, D] -> x, the tokens' own keys and values."""
+        eps = self.config.rms_norm_eps
+        self.sow("intermediates", "hidden_states", x)
+        out, own = Attention(self.config, self.causal, name="self_attn")(
+            layers.RMSNorm(eps, name="input_layernorm")(x), cos, sin, past, lengths
+        )
+        x = x + out
+        x = x + Mlp(self.config, name="mlp")(layers.RMSNorm(eps, name="post_attention_layernorm")(x))
+        if deep is not None:
+            add = lambda x: x + jax.lax.dynamic_index_in_dim(deep, index, keepdims=False).astype(x.dtype)
+            x = jax.lax.cond(index < deep.shape[0], add, lambda x: x, x)
+        return x, own
+
+
+class Decoder(nn.Module):
+    """x [B, K, N, D] at positions [3, B, K, N] -> normed hidden [B, K, N, D], the tokens' own Cache [layers, ...].
+
+    past None: each row reads itself only, up to lengths [B] (K = 1). deep: DeepStack features laid out on the
+    tokens, [taps, B, K, N, D], zero where there is no image.
+    """
+
+    config: TextConfig
+    causal: bool = True
+    remat: bool = False
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(self, x, positions, past: Past | None = None, lengths=None, deep=None):
+        c = self.config
+        cos, sin = rotary.mrope(positions, c.rope_theta, c.mrope_section)
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        past_axes = nn.broadcast
+        if past is not None:
+            past_axes = Past(0, nn.broadcast, None if past.suffix is None else 0, nn.broadcast)
+        stack = nn.scan(
+            block, variable_axes={"params": 0, "lora": 0, "intermediates": 0}, split_rngs={"params": True},
+            in_axes=(0, past_axes, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.num_hidden_layers, unroll=self.unroll,
+        )  # fmt: skip
+        index = jnp.arange(c.num_hidden_layers)
+        x, own = stack(c, self.causal, name="layers")(x, index, past, cos, sin, lengths, deep)
+        self.sow("intermediates", "last_hidden_state", x)
+        return layers.RMSNorm(c.rms_norm_eps, name="norm")(x), own

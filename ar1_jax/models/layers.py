@@ -1,0 +1,55 @@
+"""Linear, RMSNorm and LayerNorm with the checkpoint's parameter names and numerics.
+
+Products accumulate in float32; norms run in float32 and return in the input's dtype. A low-rank update of a Linear
+lives in the collection `lora` (a, b, scale), beside the parameters and never in them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Linear(nn.Module):
+    """x [..., in] -> [..., features]; kernel [in, features] (the checkpoint's weight, transposed)."""
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        if self.has_variable("lora", "a"):
+            a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+            y = y + (x @ a) @ b * self.get_variable("lora", "scale")
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x · rsqrt(mean(x²) + eps) in float32, back to x's dtype, times the weight."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        normal = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return normal.astype(x.dtype) * weight
+
+
+class LayerNorm(nn.Module):
+    """Affine layer norm over the last axis, in float32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
+        return (normal * weight + bias).astype(x.dtype)

@@ -1,0 +1,112 @@
+"""Attention of K sequences on one prefix stored once, plus each one's own suffix, plus the queries' own keys.
+
+B scenes, K sequences a scene, N queries a sequence, S prefix, L suffix, H query heads, J kv heads, R = H/J, E head
+width. Three softmaxes over disjoint keys are joined by log-sum-exp (Hydragen, arXiv 2402.05099): the prefix enters
+one matrix product for all K·N·R queries of a kv head and is never repeated.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ar1_kernels import backend as _backend
+from ar1_kernels.attention import MASKED
+
+PREFIX_BLOCK = 1024  # prefix keys scored at once where K·N·S is large
+SCORES = 2**26
+
+
+def shared_prefix_attention(
+    q, prefix_k, prefix_v, suffix_k=None, suffix_v=None, *, prefix_length, suffix_length=None, causal,
+    own_k=None, own_v=None, scale=None, backend="auto",
+):  # fmt: skip
+    """q [B, K, N, H, E] -> [B, K, N, H, E] in q's dtype; softmax in float32.
+
+    prefix_k, prefix_v [B, S, J, E], live below prefix_length [B]. suffix_k, suffix_v [B, K, L, J, E], live below
+    suffix_length [B, K], seen by every query. own_k, own_v [B, K, N, J, E]: keys of the queries themselves; query n
+    sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default.
+    """
+    _backend.choose("shared_prefix_attention", backend)
+    batch, samples, n, heads, width = q.shape
+    kv_heads = prefix_k.shape[2]
+    if heads % kv_heads:
+        raise ValueError(f"shared_prefix_attention: {heads} query heads are no multiple of {kv_heads} kv heads")
+    scale = width**-0.5 if scale is None else scale
+    grouped = q.reshape(batch, samples, n, kv_heads, heads // kv_heads, width)
+    parts = [_prefix_part(grouped, prefix_k, prefix_v, prefix_length, scale)]
+    if suffix_k is not None:
+        live = jnp.arange(suffix_k.shape[2]) < suffix_length[..., None]
+        parts.append(_own_part(grouped, suffix_k, suffix_v, live[:, :, None], scale))
+    if own_k is not None:
+        live = jnp.tri(n, dtype=bool) if causal else jnp.ones((n, n), bool)
+        parts.append(_own_part(grouped, own_k, own_v, live[None, None], scale))
+    return join(parts).astype(q.dtype).reshape(q.shape)
+
+
+def join(parts):
+    """[(out, peak, total), ...] over disjoint keys -> softmax-weighted values.
+
+    out [..., E] = sum of exp(score - peak) · value, peak [...] = largest score, total [...] = sum of exp(score - peak).
+    """
+    peak = parts[0][1]
+    for _, other, _ in parts[1:]:
+        peak = jnp.maximum(peak, other)
+    out, total = 0.0, 0.0
+    for part_out, part_peak, part_total in parts:
+        weight = jnp.exp(part_peak - peak)
+        out, total = out + part_out * weight[..., None], total + part_total * weight
+    return out / total[..., None]
+
+
+def _softmax_part(scores, live, product, v):
+    """Unnormalised softmax over the last axis of `scores`: (out, peak, total); `product` contracts with v."""
+    scores = jnp.where(live, scores, MASKED)
+    peak = jax.lax.stop_gradient(scores.max(axis=-1))
+    weights = jnp.exp(scores - peak[..., None])
+    out = jnp.einsum(product, weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out, peak, weights.sum(axis=-1)
+
+
+def _own_part(q, k, v, live, scale):
+    """q [B,K,N,J,R,E] on k, v [B,K,M,J,E]; live broadcasts to [B,K,N,M]; results lead with [B,K,N,J,R]."""
+    scores = jnp.einsum("BKNJRE,BKMJE->BKJRNM", q, k, preferred_element_type=jnp.float32) * scale
+    out, peak, total = _softmax_part(scores, live[:, :, None, None], "BKJRNM,BKMJE->BKJRNE", v)
+    move = lambda x: jnp.moveaxis(x, 4, 2)
+    return move(out), move(peak), move(total)
+
+
+def _prefix_part(q, k, v, length, scale):
+    """q [B,K,N,J,R,E] on k, v [B,S,J,E] live below length [B]; blocks of prefix keys where the scores are many."""
+    batch, samples, n, kv_heads, group, _ = q.shape
+    size = k.shape[1]
+
+    def part(k, v, start):
+        live = start + jnp.arange(k.shape[1]) < length[:, None]
+        scores = jnp.einsum("BKNJRE,BSJE->BJKNRS", q, k, preferred_element_type=jnp.float32) * scale
+        return _softmax_part(scores, live[:, None, None, None, None], "BJKNRS,BSJE->BJKNRE", v)
+
+    if size <= PREFIX_BLOCK or batch * samples * n * kv_heads * group * size <= SCORES:
+        out, peak, total = part(k, v, 0)
+    else:
+        blocks = -(-size // PREFIX_BLOCK)
+        pad = lambda x: jnp.pad(x, ((0, 0), (0, blocks * PREFIX_BLOCK - size), (0, 0), (0, 0)))
+        split = lambda x: jnp.moveaxis(pad(x).reshape(batch, blocks, PREFIX_BLOCK, *x.shape[2:]), 1, 0)
+
+        @jax.checkpoint
+        def step(carry, xs):
+            new = part(*xs)
+            old_out, old_peak, old_total = carry
+            peak = jnp.maximum(old_peak, new[1])
+            a, b = jnp.exp(old_peak - peak), jnp.exp(new[1] - peak)
+            return (old_out * a[..., None] + new[0] * b[..., None], peak, old_total * a + new[2] * b), None
+
+        starts = jnp.arange(blocks) * PREFIX_BLOCK
+        (out, peak, total), _ = jax.lax.scan(step, _empty(q), (split(k), split(v), starts))
+    move = lambda x: jnp.moveaxis(x, 1, 3)
+    return move(out), move(peak), move(total)
+
+
+def _empty(q):
+    """The part of no keys: (out, peak, total) laid out as [B, J, K, N, R]."""
+    batch, samples, n, kv_heads, group, width = q.shape
+    shape = (batch, kv_heads, samples, n, group)
+    return jnp.zeros((*shape, width), jnp.float32), jnp.full(shape, MASKED), jnp.zeros(shape)
