@@ -1,0 +1,1 @@
+"""Vocabulary, prompts and the Chain of Causation: everything between strings and token ids."""
