@@ -1,0 +1,46 @@
+# make rl     the main job: reinforcement learning of the nano policy on this machine's processor
+# make test   lint, format check, all tests that are not slow
+# Both need nothing but a python3 >= 3.11 with venv. PYTHON=... chooses another, ARGS="--config.key=value" is passed on.
+
+FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
+	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done
+ifndef PYTHON
+PYTHON := $(shell $(FIND_PYTHON))
+endif
+
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.ready
+CHECKED = ar1_jax kernels configs tests setup.py
+
+.PHONY: rl test slow fast lint format clean
+
+rl: $(READY)
+	$(RUN) -m ar1_jax.main --config=configs/rl.py $(ARGS)
+
+test: lint
+	$(RUN) -m pytest -m 'not slow' --cov=ar1_jax --cov-report=term $(ARGS)
+
+slow: $(READY)
+	$(RUN) -m pytest -m slow $(ARGS)
+
+fast: $(READY)
+	$(RUN) -m pytest -m 'fast and not slow' $(ARGS)
+
+lint: $(READY)
+	$(RUN) -m ruff check $(CHECKED)
+	$(RUN) -m ruff format --check $(CHECKED)
+
+format: $(READY)
+	$(RUN) -m ruff check --fix $(CHECKED)
+	$(RUN) -m ruff format $(CHECKED)
+
+$(READY): setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "no python3 >= 3.11 with venv found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -c 'import sys; sys.exit("AR1-JAX needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,1 @@
+"""Floor 0: errors, configuration, run log, signals, sharding tables, trees, operation costs and the shared types."""

@@ -1,0 +1,1 @@
+"""Configuration files, one per verb; shipped as ar1_jax.configs."""
