@@ -26,7 +26,8 @@ def normalised(rewards, *, std_floor=0.05, ddof=0):
 
 
 def batch_normalised(rewards, *, std_floor=0.05):
-    """rewards [B, G] -> [B, G] group-centred, divided by one deviation of the whole batch (Flow-GRPO's remedy)."""
+    """rewards [B, G] -> [B, G] group-centred, divided by one deviation of the whole batch (Flow-GRPO's
+    remedy)."""
     values = centred(rewards)
     return values / jnp.maximum(jnp.sqrt(jnp.mean(values**2)), std_floor)
 
@@ -47,17 +48,20 @@ ADVANTAGES = {
 
 
 def advantages(name, rewards, *, std_floor=0.05):
-    """name of ADVANTAGES, rewards [B, G] -> [B, G]. An unknown name is a ValueError that lists the known ones."""
+    """name of ADVANTAGES, rewards [B, G] -> [B, G]. An unknown name is a ValueError that lists the known
+    ones."""
     if name not in ADVANTAGES:
         raise ValueError(f"advantage {name!r} is unknown; known: {', '.join(sorted(ADVANTAGES))}")
     return ADVANTAGES[name](rewards, std_floor)
 
 
 def softmax_weights(rewards, beta):
-    """rewards [B, G] -> [B, G] exp(beta A) / sum over the group: the paper's weights, positive, summing to 1."""
+    """rewards [B, G] -> [B, G] exp(beta A) / sum over the group: the paper's weights, positive, summing to
+    1."""
     return jax.nn.softmax(beta * centred(rewards), axis=-1)
 
 
 def active_groups(rewards, tolerance=1e-4):
-    """rewards [B, G] -> bool [B], False where the group's rewards are all equal: it teaches nothing and is skipped."""
+    """rewards [B, G] -> bool [B], False where the group's rewards are all equal: it teaches nothing and is
+    skipped."""
     return (jnp.max(rewards, axis=-1) - jnp.min(rewards, axis=-1)) > tolerance

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Terms:
-    """loss float32 []; metrics: name -> float32 [] (ratio_mean, clip_fraction, dual_clip_fraction, kl, ...)."""
+    """loss float32 []; metrics: name -> float32 [] (ratio_mean, clip_fraction, dual_clip_fraction, kl,
+    ...)."""
 
     loss: jax.Array
     metrics: dict
@@ -44,13 +45,15 @@ def token_mean(values, mask, length):
 
 
 def sequence_mean_token_mean(values, mask, length):
-    """Mean over a completion's tokens, then over completions (GRPO): each token of a short one weighs more."""
+    """Mean over a completion's tokens, then over completions (GRPO): each token of a short one weighs
+    more."""
     per_sequence = jnp.sum(keep(values, mask), -1) / jnp.maximum(jnp.sum(mask, -1), 1)
     return jnp.sum(per_sequence) / _sequences(mask)
 
 
 def sequence_mean_token_sum(values, mask, length):
-    """Sum over a completion's tokens, mean over completions: the log-probability of a sequence as the paper has it."""
+    """Sum over a completion's tokens, mean over completions: the log-probability of a sequence as the paper
+    has it."""
     return jnp.sum(keep(values, mask)) / _sequences(mask)
 
 
@@ -68,9 +71,11 @@ AGGREGATIONS = {
 
 
 def aggregate(name, values, mask, *, length=None):
-    """values [B, G, L], mask bool [B, G, L] -> [] by the aggregation's name; completions without a token do not count.
+    """values [B, G, L], mask bool [B, G, L] -> [] by the aggregation's name; completions without a token do
+    not count.
 
-    length: the constant of sequence-mean-token-sum-norm, L if None. Unknown names: ValueError listing the known.
+    length: the constant of sequence-mean-token-sum-norm, L if None. Unknown names: ValueError listing the
+    known.
     """
     if name not in AGGREGATIONS:
         raise ValueError(f"aggregation {name!r} is unknown; known: {', '.join(AGGREGATIONS)}")
@@ -91,7 +96,8 @@ def kl_k2(log_prob, ref_log_prob):
 
 
 def kl_k3(log_prob, ref_log_prob):
-    """exp(-d) - 1 + d >= 0: unbiased value, low variance. As a loss it would descend the forward KL: for logs only."""
+    """exp(-d) - 1 + d >= 0: unbiased value, low variance. As a loss it would descend the forward KL: for logs
+    only."""
     difference = ref_log_prob - log_prob
     return jnp.exp(difference) - 1.0 - difference
 
@@ -105,7 +111,8 @@ KL_LOSSES = {"k2": kl_k2, "ratio_k3": kl_ratio_k3}
 
 
 def kl_loss(name, log_prob, ref_log_prob):
-    """[B, G, L] twice -> [B, G, L] by name; only estimators whose gradient is the reverse KL's can be named."""
+    """[B, G, L] twice -> [B, G, L] by name; only estimators whose gradient is the reverse KL's can be
+    named."""
     if name not in KL_LOSSES:
         raise ValueError(
             f"KL loss {name!r} is refused; known: {', '.join(KL_LOSSES)} (k1 has no gradient and k3 the forward KL's)"
@@ -117,7 +124,8 @@ def kl_loss(name, log_prob, ref_log_prob):
 
 
 def clipped_tokens(ratios, advantages, *, clip_low, clip_high, dual_clip):
-    """ratios [..., L], advantages [..., 1] -> loss of each token, where the upper or lower clip acts, where dual clip.
+    """ratios [..., L], advantages [..., 1] -> loss of each token, where the upper or lower clip acts, where
+    dual clip.
 
     loss = -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A); where A < 0 at most -dual_clip A
     (dual_clip None or 0: off).
@@ -133,8 +141,19 @@ def clipped_tokens(ratios, advantages, *, clip_low, clip_high, dual_clip):
     return jnp.where(dual_acts, cap, losses), clip_acts, dual_acts
 
 
-def clipped(log_prob, old_log_prob, advantages, mask, *, clip_low=0.2, clip_high=0.28, dual_clip=3.0,
-            aggregation="token-mean", length=None, correction=None):
+def clipped(
+    log_prob,
+    old_log_prob,
+    advantages,
+    mask,
+    *,
+    clip_low=0.2,
+    clip_high=0.28,
+    dual_clip=3.0,
+    aggregation="token-mean",
+    length=None,
+    correction=None,
+):
     """Clipped GRPO. correction: token weights [B, G, L] of sampler_correction, or None."""
     ratios = ratio(log_prob, old_log_prob)
     losses, clip_acts, dual_acts = clipped_tokens(
@@ -152,13 +171,18 @@ def clipped(log_prob, old_log_prob, advantages, mask, *, clip_low=0.2, clip_high
 
 
 def sequence_clipped(log_prob, old_log_prob, advantages, mask, *, clip_low=3e-4, clip_high=4e-4):
-    """GSPO: one ratio a completion, exp(mean over tokens of the log ratio), clipped; mean over completions."""
+    """GSPO: one ratio a completion, exp(mean over tokens of the log ratio), clipped; mean over
+    completions."""
     tokens = jnp.maximum(jnp.sum(mask, -1), 1)
     ratios = jnp.exp(jnp.sum(keep(log_prob - old_log_prob, mask), -1) / tokens)
-    losses, clip_acts, _ = clipped_tokens(ratios, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=None)
+    losses, clip_acts, _ = clipped_tokens(
+        ratios, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=None
+    )
     present = jnp.any(mask, axis=-1)
     mean = lambda values: jnp.sum(keep(values, present)) / _sequences(mask)
-    return Terms(mean(losses), {"ratio_mean": mean(ratios), "clip_fraction": mean(clip_acts.astype(jnp.float32))})
+    return Terms(
+        mean(losses), {"ratio_mean": mean(ratios), "clip_fraction": mean(clip_acts.astype(jnp.float32))}
+    )
 
 
 def capped(log_prob, old_log_prob, advantages, mask, *, cap=2.0, aggregation="token-mean", length=None):
@@ -170,13 +194,24 @@ def capped(log_prob, old_log_prob, advantages, mask, *, cap=2.0, aggregation="to
     return Terms(aggregate(aggregation, losses, mask, length=length), metrics)
 
 
-def paper(log_prob, ref_log_prob, weights, mask, *, kl_coef=0.0, kl="k2", aggregation="sequence-mean-token-sum",
-          length=None, old_log_prob=None):
+def paper(
+    log_prob,
+    ref_log_prob,
+    weights,
+    mask,
+    *,
+    kl_coef=0.0,
+    kl="k2",
+    aggregation="sequence-mean-token-sum",
+    length=None,
+    old_log_prob=None,
+):
     """The paper's objective as written: -E[w_i (log p(tau_i) - kl_coef KL(learner, reference)(tau_i))].
 
-    weights [B, G] = softmax_weights(rewards, beta), summing to 1 in a group, 0 in a skipped one. The expectation is
-    the weighted sum over a group and the mean over scenes; with the default aggregation log p and KL are sums over a
-    completion's tokens. There is no ratio and no clip; old_log_prob only feeds the logged ratio.
+    weights [B, G] = softmax_weights(rewards, beta), summing to 1 in a group, 0 in a skipped one. The
+    expectation is the weighted sum over a group and the mean over scenes; with the default aggregation log p
+    and KL are sums over a completion's tokens. There is no ratio and no clip; old_log_prob only feeds the
+    logged ratio.
     """
     log_term = -log_prob
     if kl_coef:
@@ -185,10 +220,13 @@ def paper(log_prob, ref_log_prob, weights, mask, *, kl_coef=0.0, kl="k2", aggreg
     group = mask.shape[-2]
     loss = aggregate(aggregation, weights[..., None] * group * log_term, mask, length=length)
     old = log_prob if old_log_prob is None else old_log_prob
-    return Terms(loss, {"ratio_mean": token_mean(ratio(log_prob, old), mask, None), "clip_fraction": jnp.zeros(())})
+    return Terms(
+        loss, {"ratio_mean": token_mean(ratio(log_prob, old), mask, None), "clip_fraction": jnp.zeros(())}
+    )
 
 
 def sampler_correction(old_log_prob, sampler_log_prob, cap=None):
-    """Two [B, G, L] -> token weights old / sampler (detached), 0 above cap: the decoupled loss of two engines."""
+    """Two [B, G, L] -> token weights old / sampler (detached), 0 above cap: the decoupled loss of two
+    engines."""
     weights = jax.lax.stop_gradient(ratio(old_log_prob, sampler_log_prob))
     return weights if cap is None else jnp.where(weights > cap, 0.0, weights)

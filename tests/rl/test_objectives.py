@@ -52,7 +52,9 @@ def test_clipped_loss_token_by_token():
     )
     expected = [-1.024, -0.8, -0.654985, 1.085805, 4.86624, -0.4, -0.512, -0.268128, -0.4]
     np.testing.assert_allclose(np.asarray(losses)[MASK], expected, atol=2e-6)
-    dual, _, _ = objectives.clipped_tokens(ratios, ADVANTAGES[..., None], clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+    dual, _, _ = objectives.clipped_tokens(
+        ratios, ADVANTAGES[..., None], clip_low=0.2, clip_high=0.28, dual_clip=3.0
+    )
     np.testing.assert_allclose(np.asarray(dual)[MASK][3:5], [1.085805, 3.6], atol=2e-6)
 
 
@@ -63,7 +65,9 @@ def test_fractions_count_where_a_clip_acts():
 
 
 def test_sequence_ratio_and_capped_ratio():
-    np.testing.assert_allclose(objectives.sequence_clipped(NEW, OLD, ADVANTAGES, MASK).loss, 0.366056, atol=2e-6)
+    np.testing.assert_allclose(
+        objectives.sequence_clipped(NEW, OLD, ADVANTAGES, MASK).loss, 0.366056, atol=2e-6
+    )
     np.testing.assert_allclose(objectives.capped(NEW, OLD, ADVANTAGES, MASK).loss, -0.098917, atol=2e-6)
 
 
@@ -137,7 +141,8 @@ def test_true_reverse_kl_gradient_is_the_tables():
 
 
 def test_paper_objective_by_hand():
-    """One group: w = softmax(2 r); loss = sum_i w_i (-sum_t log p + 0.1 sum_t d^2 / 2), written with loops."""
+    """One group: w = softmax(2 r); loss = sum_i w_i (-sum_t log p + 0.1 sum_t d^2 / 2), written with
+    loops."""
     rewards = np.array([[0.9, 0.1, 0.4]])
     raw = np.exp(2.0 * rewards[0])
     expected = 0.0
@@ -152,7 +157,8 @@ def test_paper_objective_by_hand():
 
 @pytest.mark.parametrize("name", ["dr_grpo", "rloo", "grpo"])
 def test_bandit_gradient_is_the_analytic_one(name):
-    """Three arms, rewards known: the clipped objective's expected gradient at ratio 1 over all groups of two."""
+    """Three arms, rewards known: the clipped objective's expected gradient at ratio 1 over all groups of
+    two."""
     arm_rewards, probabilities = jnp.array([1.0, 0.2, 0.5]), jax.nn.softmax(LOGITS)
     pairs = jnp.array([(i, j) for i in range(3) for j in range(3)])
     chance = probabilities[pairs[:, 0]] * probabilities[pairs[:, 1]]
@@ -161,9 +167,11 @@ def test_bandit_gradient_is_the_analytic_one(name):
     def loss(logits):
         log_prob = jax.nn.log_softmax(logits)[pairs][..., None]
         per_pair = jax.vmap(
-            lambda new, a: objectives.clipped(
-                new[None], jax.lax.stop_gradient(new)[None], a[None], jnp.ones((1, 2, 1), bool)
-            ).loss
+            lambda new, a: (
+                objectives.clipped(
+                    new[None], jax.lax.stop_gradient(new)[None], a[None], jnp.ones((1, 2, 1), bool)
+                ).loss
+            )
         )(log_prob, adv)
         return jnp.sum(chance * per_pair)
 
