@@ -1,0 +1,32 @@
+"""Test session: eight CPU devices, highest matmul precision, few hypothesis examples, compiled programs kept.
+
+Set here once and before any JAX call; no test file changes them for itself."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import absl.flags
+import hypothesis
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+if not jax.config.jax_compilation_cache_dir:
+    CACHE = pathlib.Path(tempfile.gettempdir()) / f"ar1-jax-tests-{os.getuid()}"
+    CACHE.mkdir(exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,  # each new shape compiles
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("house")
+absl.flags.FLAGS.mark_as_parsed()  # grain's workers look at flags
