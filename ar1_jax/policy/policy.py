@@ -1,0 +1,202 @@
+"""Policy: a checkpoint that plans. Strings and scenes in, plans out; the jitted stages lie in sampling.py and here.
+
+B scenes, K samples, A controls, L completion room, W = 64 waypoints. One jitted program a stage and shape bucket:
+another scene of the same bucket compiles nothing.
+"""
+
+import functools
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ar1_jax import actions
+from ar1_jax.core import errors
+from ar1_jax.core.types import Answer, Plan, Scene
+from ar1_jax.models import alpamayo, expert
+from ar1_jax.models import grammar as grammars
+from ar1_jax.policy import decoding, prompts, sampling
+from ar1_jax.policy.config import PolicyConfig
+from ar1_jax.text.vocabulary import Vocabulary, between
+
+BUCKET = 32  # prompt lengths are padded up to a multiple of this
+
+prefill = jax.jit(alpamayo.prefill, static_argnames=("config",))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
+def flow(config: PolicyConfig, params, prefix, suffix, suffix_length, start, noise, *, steps: int, integrator: str):
+    """Normalised actions [B, K, A, 2] by integrating the expert's field from noise [B, K, A, 2]."""
+
+    def field(x, tau):
+        return alpamayo.flow_velocity(config.model, params, prefix, suffix, suffix_length, x, tau, start)
+
+    return expert.integrate(field, noise.astype(jnp.float32), steps, integrator)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
+def guided_flow(config: PolicyConfig, params, prefixes, suffixes, suffix_length, starts, noise, weight, *, steps, integrator):
+    """`flow` with (1 - w) · velocity without the route + w · velocity with it; pairs are (with, without)."""
+
+    def field(x, tau):
+        v = [alpamayo.flow_velocity(config.model, params, prefix, suffix, suffix_length, x, tau, start)
+             for prefix, suffix, start in zip(prefixes, suffixes, starts, strict=True)]  # fmt: skip
+        return (1 - weight) * v[1] + weight * v[0]
+
+    return expert.integrate(field, noise.astype(jnp.float32), steps, integrator)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def trajectories(config: PolicyConfig, normalised, history_xyz, history_rot):
+    """Actions [B, K, A, 2] -> xyz [B, K, 64, 3], rot [B, K, 64, 3, 3] from the histories [B, 16, 3], [B, 16, 3, 3]."""
+    spread = lambda x: jnp.broadcast_to(x[:, None], (*normalised.shape[:2], *x.shape[1:]))
+    return actions.unicycle_decode(normalised, spread(history_xyz), spread(history_rot), config.unicycle)
+
+
+class Policy:
+    """A loaded checkpoint. config: PolicyConfig; params: nested dict of arrays; vocabulary: its tokenizer; raw: its
+    config.json."""
+
+    def __init__(self, config: PolicyConfig, params, vocabulary: Vocabulary, raw: dict, vlm: dict):
+        self.config, self.params, self.vocabulary, self.raw, self.vlm = config, params, vocabulary, raw, vlm
+        self.templates = prompts.Templates(config, vocabulary)
+        self.source: pathlib.Path | None = None
+
+    def plan(
+        self, scene: Scene | Sequence[Scene], samples: int = 6, key=None, temperature: float = 0.6,
+        top_p: float | None = 0.98, top_k: int | None = None, max_new_tokens: int = 256, decoder: str = "flow",
+        flow_steps: int = 10, integrator: str = "euler", guidance: float | None = None, reasoning: str | None = None,
+        noise=None,
+    ):  # fmt: skip
+        """K = `samples` reasonings and trajectories of one scene (a Plan) or of several (a list of Plans).
+
+        key: a jax random key, needed where anything is drawn (temperature > 0, or no noise for the flow). decoder:
+        "flow" (expert) or "tokens" (discrete actions). guidance: weight w of route guidance. reasoning: this text
+        instead of a sampled one. noise: float32 [K, A, 2] (or one a scene) where the flow starts. Errors: SceneError
+        for a scene that does not fit, ValueError for settings that contradict each other.
+        """
+        single = isinstance(scene, Scene)
+        scenes = [scene] if single else list(scene)
+        rules, length = self._rules(decoder, max_new_tokens)
+        greedy = temperature == 0
+        if key is None and (not greedy or (noise is None and decoder == "flow")):
+            raise ValueError("plan: key=None, but something is drawn at random; pass key=jax.random.key(seed), or "
+                             "temperature=0 with noise=")  # fmt: skip
+        keys = jnp.stack([jax.random.key(0) if key is None else key] * len(scenes))
+        encoded = [prompts.encode_scene(self.config, self.templates, s) for s in scenes]
+        prompt = prompts.batch(self.config, encoded, self._bucket(encoded))
+        prefix = prefill(self.config.model, self.params, prompt)
+        nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
+        done = sampling.sample(
+            self.config.model, rules, self.params, prefix, keys, samples=samples, length=length,
+            temperature=1.0 if greedy else temperature, greedy=greedy, top_k=top_k, top_p=nucleus,
+            forced=self._forced(reasoning, length), limit=max_new_tokens, unroll=self._unroll(),
+        )  # fmt: skip
+        history = [jnp.asarray(np.stack([np.asarray(getattr(s, name), np.float32) for s in scenes]))
+                   for name in ("ego_history_xyz", "ego_history_rot")]  # fmt: skip
+        if decoder == "tokens":
+            taken, _ = grammars.action_ids(rules, done.ids)
+            top = self.config.future.num_bins * (2 if self.config.future.separate else 1)
+            normal = actions.ids_to_actions((taken - self.config.ids.trajectory).clip(0, top - 1), self.config.future)
+        else:
+            noise = self._noise(noise, keys, samples, len(scenes))
+            normal = self._flow(prefix, done, rules, encoded, noise, flow_steps, integrator, guidance)
+        xyz, rot = trajectories(self.config, normal, *history)
+        plans = self._plans(done, rules, normal, xyz, rot)
+        return plans[0] if single else plans
+
+    def answer(self, scene: Scene, temperature: float = 0.6, key=None, max_new_tokens: int = 256, top_p=0.98) -> Answer:
+        """The text that answers scene.question, where the checkpoint knows questions (Alpamayo 1.5)."""
+        if scene.question is None:
+            raise errors.SceneError("answer: the scene asks nothing; pass Scene(question=...)")
+        if self.config.family != "alpamayo1_5":
+            raise ValueError(f"answer: {self.config.family} was not trained on questions; Alpamayo 1.5 is")
+        greedy = temperature == 0
+        if key is None and not greedy:
+            raise ValueError("answer: key=None with a temperature above 0; pass key=jax.random.key(seed)")
+        encoded = prompts.encode_scene(self.config, self.templates, scene, question=True)
+        prefix = prefill(self.config.model, self.params, prompts.batch(self.config, [encoded], self._bucket([encoded])))
+        ids = self.config.ids
+        rules = grammars.Grammar((0, ids.size), -1, -1, -1, ids.end_of_turn, ids.pad, strict=False)
+        done = sampling.sample(
+            self.config.model, rules, self.params, prefix, jnp.stack([jax.random.key(0) if key is None else key]),
+            samples=1, length=max_new_tokens, temperature=1.0 if greedy else temperature, greedy=greedy,
+            top_p=None if greedy else top_p, unroll=self._unroll(),
+        )  # fmt: skip
+        token_ids = np.asarray(done.ids)[0, :, : int(done.lengths[0, 0])]
+        text = between(self.vocabulary.decode(token_ids[0]), "answer")
+        return Answer(encoded.template.ids[None], token_ids, text)
+
+    def save(self, folder: str | pathlib.Path, extra: dict[str, str] | None = None) -> None:
+        """Write the policy as a folder that `load` reads: config, weights, tokenizer, and extra text files."""
+        from ar1_jax.policy import loading
+
+        loading.save(self, pathlib.Path(folder), extra or {})
+
+    def _rules(self, decoder: str, max_new_tokens: int):
+        rules = self.config.grammar(decoder, max_new_tokens)
+        return rules, rules.length if rules.strict else max_new_tokens
+
+    def _bucket(self, encoded) -> int:
+        longest = max(len(e.template.ids) for e in encoded)
+        return -(-longest // BUCKET) * BUCKET
+
+    def _unroll(self) -> int:
+        layers = self.config.model.text.num_hidden_layers
+        return layers if jax.default_backend() == "cpu" and layers <= 8 else 1
+
+    def _forced(self, reasoning: str | None, length: int):
+        if reasoning is None:
+            return None
+        ids = self.vocabulary.encode_user(reasoning) + [self.config.ids.cot_end, self.config.ids.future_start]
+        if len(ids) > length:
+            raise ValueError(f"reasoning: {len(ids) - 2} tokens, at most {length - 2} fit")
+        return jnp.asarray(ids + [-1] * (length - len(ids)), jnp.int32)
+
+    def _noise(self, noise, keys, samples: int, scenes: int):
+        shape = (scenes, samples, self.config.model.actions, 2)
+        if noise is None:
+            draw = lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape[1:])
+            return jax.vmap(draw)(keys)
+        noise = jnp.asarray(noise, jnp.float32)
+        noise = noise[None] if noise.ndim == 3 else noise
+        if noise.shape != shape:
+            raise ValueError(f"noise: {list(noise.shape)} was given, {list(shape[1:])} a scene is expected")
+        return noise
+
+    def _flow(self, prefix, done, rules, encoded, noise, steps: int, integrator: str, guidance):
+        suffix_length, start = trigger_state(rules, prefix, done)
+        if guidance is None:
+            return flow(self.config, self.params, prefix, done.suffix, suffix_length, start, noise, steps=steps,
+                        integrator=integrator)  # fmt: skip
+        bare = [prompts.Encoded(prompts.drop_route(self.config, e.template), e.pixels, e.history) for e in encoded]
+        other = prefill(self.config.model, self.params, prompts.batch(self.config, bare, self._bucket(bare)))
+        _, suffix = alpamayo.completion(self.config.model, self.params, other, done.ids)
+        starts = (start, start + (other.next_position - prefix.next_position)[:, None])
+        return guided_flow(self.config, self.params, (prefix, other), (done.suffix, suffix), suffix_length, starts, noise,
+                           guidance, steps=steps, integrator=integrator)  # fmt: skip
+
+    def _plans(self, done, rules, normal, xyz, rot) -> list[Plan]:
+        host = jax.device_get((done.ids, done.log_prob, done.lengths, done.complete, normal, xyz, rot))
+        plans = []
+        for ids, log_prob, lengths, complete, action, path, turn in zip(*host, strict=True):
+            n = int(lengths.max())
+            if not complete.all():
+                logging.getLogger(__name__).warning("%d of %d reasonings did not end by themselves", (~complete).sum(),
+                                                    len(complete))  # fmt: skip
+            texts = decoding.reasonings(self.config, self.vocabulary, ids)
+            controls = np.asarray(actions.physical(action, self.config.unicycle))
+            plans.append(Plan(path, turn, controls, action, tuple(texts), ids[:, :n], log_prob[:, :n], lengths, complete))
+        return plans
+
+
+def trigger_state(rules: grammars.Grammar, prefix, done: sampling.Completions):
+    """Tokens of each suffix the expert may read and the position of its first token, int [B, K] both.
+
+    Without a trigger the last token was counted but never read, as in the reference (goldens, fact 8)."""
+    length, found = grammars.trigger_length(rules, done.ids)
+    used = jnp.where(found, length, done.lengths - 1)
+    return used, prefix.next_position[:, None] + jnp.where(found, length, done.lengths)
