@@ -44,7 +44,7 @@ def create(name: str, key) -> Policy:
     """A fresh, untrained policy of a size (`ar1_jax.policy.sizes`); only nano brings a vocabulary of its own."""
     if name != "nano":
         raise errors.ConfigError(f"model={name!r}: only nano can be made from nothing; the others load a checkpoint folder")
-    vocabulary = Vocabulary(sizes.nano_tokenizer(), "alpamayo_nano", 2 * sizes.NANO_BINS + sizes.NANO_HISTORY_BINS)
+    vocabulary = Vocabulary(sizes.nano_tokenizer(), "alpamayo_nano", sizes.nano_trajectory_ids())
     raw, vlm = sizes.policy_config(name), sizes.vlm_config(sizes.size(name))
     config = configs.build(raw, vlm, vocabulary.ids, raw["model_type"], pathlib.Path(name) / "config.json")
     return Policy(config, jax.jit(functools.partial(alpamayo.init_params, config.model))(key), vocabulary, raw, vlm)

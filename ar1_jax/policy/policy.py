@@ -188,7 +188,7 @@ class Policy:
                 logging.getLogger(__name__).warning("%d of %d reasonings did not end by themselves", (~complete).sum(),
                                                     len(complete))  # fmt: skip
             texts = decoding.reasonings(self.config, self.vocabulary, ids)
-            controls = np.asarray(actions.physical(action, self.config.unicycle))
+            controls = np.asarray(actions.controls_of(action, self.config.unicycle))
             plans.append(Plan(path, turn, controls, action, tuple(texts), ids[:, :n], log_prob[:, :n], lengths, complete))
         return plans
 

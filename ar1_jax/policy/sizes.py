@@ -7,6 +7,7 @@ figures: inference.md sections 1.1 and 1.2. One number a line is one decision; n
 import dataclasses
 import json
 
+from ar1_jax import actions
 from ar1_jax.core import errors
 from ar1_jax.text import coc, prompt, vocabulary
 
@@ -53,14 +54,7 @@ RELEASED_SPACE = {
     "n_waypoints": 64, "theta_lambda": 1e-6, "theta_ridge": 1e-8, "v_lambda": 1e-6, "v_ridge": 1e-4, "a_lambda": 1e-4,
     "a_ridge": 1e-4, "kappa_lambda": 1e-4, "kappa_ridge": 1e-4,
 }  # fmt: skip
-# Ours: 16 controls of 0.4 s, scaled to unit variance over the embedded world, no smoothing worth the name.
-NANO_SPACE = {
-    "accel_mean": -0.5, "accel_std": 1.4, "curvature_mean": 0.0, "curvature_std": 0.012, "accel_bounds": [-8.0, 8.0],
-    "curvature_bounds": [-0.33, 0.33], "dt": 0.4, "n_waypoints": 16, "hold": 4, "mended": True,
-    "theta_lambda": 1e-6, "theta_ridge": 1e-8, "v_lambda": 1e-6, "v_ridge": 1e-4, "a_lambda": 1e-4, "a_ridge": 1e-4,
-    "kappa_lambda": 1e-4, "kappa_ridge": 1e-4,
-}  # fmt: skip
-NANO_BINS, NANO_HISTORY_BINS, NANO_HISTORY_TOKENS, NANO_REASONING = 65, 129, 9, 18
+NANO_REASONING = 18  # most reasoning ids; the longest written text has 16
 NANO_PIXELS = 160 * 96
 
 
@@ -86,27 +80,33 @@ def vlm_config(s: Size) -> dict:
     return {"model_type": "qwen3_vl", "text_config": text, "vision_config": vision, "tie_word_embeddings": False}
 
 
+def nano_trajectory_ids() -> int:
+    """Ids that nano's action and history bins take."""
+    return 2 * actions.nano_future().num_bins + actions.nano_history().num_bins
+
+
 def nano_tokenizer() -> str:
     """tokenizer.json of nano: the words of the Chain of Causation, one token a fixed prompt phrase."""
-    return vocabulary.word_level_json(coc.words(), prompt.phrases(CAMERAS, 2), 2 * NANO_BINS + NANO_HISTORY_BINS)
+    return vocabulary.word_level_json(coc.words(), prompt.phrases(CAMERAS, 2), nano_trajectory_ids())
 
 
 def policy_config(name: str) -> dict:
     """config.json of a policy of that size: nano's own, else the released Alpamayo 1.5 (r1_10b: Alpamayo 1)."""
     s = size(name)
     nano = name == "nano"
-    space = NANO_SPACE if nano else RELEASED_SPACE
+    space = dataclasses.asdict(actions.nano_unicycle()) if nano else RELEASED_SPACE
     future = {"action_space_cfg": space, "dims_min": [-10.0, -10.0], "dims_max": [10.0, 10.0], "num_bins": 3000}
     history = {"num_bins": 1000, "ego_xyz_min": [-4, -4, -10], "ego_xyz_max": [4, 4, 10], "predict_yaw": False}
     if nano:
-        future.update(dims_min=[-6.0, -6.0], dims_max=[6.0, 6.0], num_bins=NANO_BINS, spacing="squared", separate=True)
-        history = {"num_bins": NANO_HISTORY_BINS, "mended": True, "stride": 5}
+        future = dataclasses.asdict(actions.nano_future())
+        future["action_space_cfg"] = future.pop("action_space")
+        history = dataclasses.asdict(actions.nano_history())
     config = {
         "model_type": "alpamayo_nano" if nano else "alpamayo_r1" if name == "r1_10b" else "alpamayo1_5",
         "vlm_name_or_path": "vlm", "add_special_tokens": True, "action_space_cfg": space, "traj_tokenizer_cfg": future,
         "hist_traj_tokenizer_cfg": history,
-        "traj_vocab_size": 2 * NANO_BINS + NANO_HISTORY_BINS if nano else 4000,
-        "tokens_per_history_traj": NANO_HISTORY_TOKENS if nano else 48,
+        "traj_vocab_size": nano_trajectory_ids() if nano else 4000,
+        "tokens_per_history_traj": actions.nano_history().ids if nano else 48,
         "tokens_per_future_traj": 2 * space["n_waypoints"],
         "min_pixels": NANO_PIXELS if nano else 163_840, "max_pixels": NANO_PIXELS if nano else 196_608,
         "expert_cfg": {"hidden_size": s.x_width, "intermediate_size": s.x_f, "num_attention_heads": s.x_heads,
