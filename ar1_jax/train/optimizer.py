@@ -13,8 +13,8 @@ import optax
 
 from ar1_jax.core import errors
 
-# Stacked norms are [layers, D]: two dimensions do not make a matrix, names do.
-DECAY = ((r"norm|bias|scale", 0.0), (r".*", 1.0))
+# Stacked norms are [layers, D]: two dimensions do not make a matrix, names do. Embeddings are not decayed.
+DECAY = ((r"kernel$", 1.0), (r".*", 0.0))
 RATES = ((r".*", 1.0),)
 
 

@@ -38,7 +38,3 @@ class Plan:
             return dataclasses.replace(self, total=total, anchor=0, progress=0.0)
         return dataclasses.replace(self, total=total, anchor=step, progress=self.decay(step - 1))
 
-
-def steps_in(seconds, seconds_per_step, reserve, least):
-    """Steps that fit into `seconds` when a share `reserve` of them goes to validation; at least `least`."""
-    return max(int(seconds * (1.0 - reserve) / seconds_per_step), least)

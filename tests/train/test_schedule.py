@@ -29,7 +29,3 @@ def test_a_revised_plan_goes_on_without_a_jump_and_ends_at_the_floor():
         assert plan.factor(total - 1) == 0.05
     assert plan.revise(50, 200) == schedule.Plan(total=200, warmup=100, floor=0.05)
 
-
-def test_steps_in_leaves_room_for_validation():
-    assert schedule.steps_in(600.0, 0.5, 0.1, 10) == 1080
-    assert schedule.steps_in(1.0, 0.5, 0.1, 10) == 10
