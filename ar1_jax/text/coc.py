@@ -105,6 +105,11 @@ class Parsed(NamedTuple):
     causes: np.ndarray  # i32 [N, 3]
 
 
+def has_side(kind: str) -> bool:
+    """Whether causes of this kind name a side."""
+    return _CAUSES[kind].side is not None
+
+
 def cause_of(kind: int, side: int, distance: int) -> Cause:
     """The inverse of Cause.indices."""
     at = lambda names, index: None if index < 0 else names[index]

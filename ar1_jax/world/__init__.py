@@ -1,0 +1,1 @@
+"""The embedded driving world: scenes with their pictures, futures, decisions and causes, all from a seed."""
