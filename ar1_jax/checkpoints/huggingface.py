@@ -92,7 +92,11 @@ def read(folder: pathlib.Path, shapes, conv, action_layers, dtype=np.float32):
     where = files(folder)
     wanted = tensors(shapes, conv, action_layers)
     problems = [f"{name}: missing" for name in wanted if name not in where]
-    problems += [f"{name}: unknown tensor" for name in where if name not in wanted and not names.BUFFERS.fullmatch(name)]
+    problems += [
+        f"{name}: unknown tensor"
+        for name in where
+        if name not in wanted and not names.BUFFERS.fullmatch(name)
+    ]
     leaves = {path: np.empty(leaf.shape, dtype) for path, leaf in _leaves(shapes).items()}
     for file in sorted(set(where.values())):
         with safetensors.safe_open(folder / file, framework="numpy") as opened:
@@ -108,10 +112,24 @@ def read(folder: pathlib.Path, shapes, conv, action_layers, dtype=np.float32):
                 target[...] = names.to_ours(opened.get_tensor(name), row.transform).astype(dtype)
     errors.raise_all(problems, str(folder), errors.CheckpointError)
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    return jax.tree_util.tree_unflatten(tree, [leaves["/".join(key.key for key in path)] for path, _ in paths])
+    return jax.tree_util.tree_unflatten(
+        tree, [leaves["/".join(key.key for key in path)] for path, _ in paths]
+    )
 
 
-def write(folder: pathlib.Path, params, config: dict, extra_files: dict[str, str], conv, action_layers) -> None:
+def buffers(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The constants that Alpamayo 1 stores beside its parameters, float32, by checkpoint name; often none."""
+    folder, found = pathlib.Path(folder), {}
+    for name, file in files(folder).items():
+        if names.BUFFERS.fullmatch(name):
+            with safetensors.safe_open(folder / file, framework="numpy") as opened:
+                found[name] = opened.get_tensor(name).astype(np.float32)
+    return found
+
+
+def write(
+    folder: pathlib.Path, params, config: dict, extra_files: dict[str, str], conv, action_layers
+) -> None:
     """Write params, config.json and extra text files (relative name -> content) as a new folder, all or nothing.
 
     CheckpointError where the target exists and is not empty or cannot be written.

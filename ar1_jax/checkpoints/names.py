@@ -67,7 +67,13 @@ def _visual(name: str, path: str) -> list[Row]:
 def table(action_layers: int | None) -> tuple[Row, ...]:
     """All rows; action_layers: hidden layers of the expert's input projection, None for a model without expert."""
     rows = _visual("vlm.model.visual", "vlm/model/visual")
-    rows.append(Row("vlm.model.language_model.embed_tokens.weight", "vlm/model/language_model/embed_tokens/embedding", "same"))
+    rows.append(
+        Row(
+            "vlm.model.language_model.embed_tokens.weight",
+            "vlm/model/language_model/embed_tokens/embedding",
+            "same",
+        )
+    )
     rows += _decoder("vlm.model.language_model", "vlm/model/language_model")
     rows += _linear("vlm.lm_head", "vlm/lm_head", bias=False)
     if action_layers is None:

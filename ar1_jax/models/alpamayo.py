@@ -70,13 +70,19 @@ def embed(params, ids):
     return params["vlm"]["model"]["language_model"]["embed_tokens"]["embedding"][ids]
 
 
-def decode(config: ModelConfig, params, x, positions, past=None, lengths=None, deep=None, *, unroll=1, trace=False):
+def decode(
+    config: ModelConfig, params, x, positions, past=None, lengths=None, deep=None, *, unroll=1, trace=False
+):
     """The text decoder on x [B, K, N, D]; trace=True also returns the inputs of every layer and of the final norm."""
     decoder = Decoder(config.text, remat=config.remat, unroll=unroll)
-    variables = {"params": {k: v for k, v in params["vlm"]["model"]["language_model"].items() if k != "embed_tokens"}}
+    variables = {
+        "params": {k: v for k, v in params["vlm"]["model"]["language_model"].items() if k != "embed_tokens"}
+    }
     if not trace:
         return decoder.apply(variables, x, positions, past, lengths, deep)
-    (hidden, own), seen = decoder.apply(variables, x, positions, past, lengths, deep, mutable=["intermediates"])
+    (hidden, own), seen = decoder.apply(
+        variables, x, positions, past, lengths, deep, mutable=["intermediates"]
+    )
     seen = seen["intermediates"]
     inputs = jnp.concatenate([seen["layers"]["hidden_states"][0], seen["last_hidden_state"][0][None]])
     return hidden, own, inputs
@@ -89,12 +95,20 @@ def read(config: ModelConfig, params, prompt: Prompt, *, trace=False):
     """
     tokens, deep = look(config, params, prompt.pixels, prompt.grids)
     here = prompt.image_index >= 0
-    lay = lambda rows: jnp.where(here[..., None], jnp.take(rows, jnp.maximum(prompt.image_index, 0), axis=0), 0)
+    lay = lambda rows: jnp.where(
+        here[..., None], jnp.take(rows, jnp.maximum(prompt.image_index, 0), axis=0), 0
+    )
     text = embed(params, prompt.input_ids)
     x = jnp.where(here[..., None], lay(tokens).astype(text.dtype), text)
     rows = jax.vmap(lay)(deep)[:, :, None]
     out = decode(
-        config, params, x[:, None], prompt.position_ids[:, :, None], lengths=prompt.length, deep=rows, trace=trace
+        config,
+        params,
+        x[:, None],
+        prompt.position_ids[:, :, None],
+        lengths=prompt.length,
+        deep=rows,
+        trace=trace,
     )
     own = jax.tree.map(lambda c: c[:, :, 0], out[1])
     if not trace:
@@ -144,12 +158,19 @@ def token_log_prob(params, hidden, ids, allowed=None, temperature=1.0):
     flat = None if allowed is None else allowed.reshape(-1, 2)
     kernel = params["vlm"]["lm_head"]["kernel"]
     log_prob, entropy = linear_log_prob(
-        hidden.reshape(-1, hidden.shape[-1]), kernel, ids.reshape(-1), temperature=temperature, allowed=flat, entropy=True
+        hidden.reshape(-1, hidden.shape[-1]),
+        kernel,
+        ids.reshape(-1),
+        temperature=temperature,
+        allowed=flat,
+        entropy=True,
     )
     return log_prob.reshape(shape), entropy.reshape(shape)
 
 
-def flow_velocity(config: ModelConfig, params, prefix: Prefix, suffix: Cache, suffix_length, x, tau, start=None):
+def flow_velocity(
+    config: ModelConfig, params, prefix: Prefix, suffix: Cache, suffix_length, x, tau, start=None
+):
     """The expert's field at x [B, K, A, 2], tau [B, K] over the prefix and each sequence's suffix up to its trigger.
 
     suffix: [layers, B, K, L, J, E]; suffix_length: int [B, K], tokens up to and including the trigger. start: int
@@ -179,9 +200,13 @@ def init_params(config: ModelConfig, key):
         action_keys = jax.random.split(keys[4], 3)
         text = config.expert_text()
         state = jnp.zeros((1, 1, 1, text.hidden_size))
-        decoder = Decoder(text, causal=False).init(action_keys[0], state, spot, lengths=jnp.ones((1,), jnp.int32))
+        decoder = Decoder(text, causal=False).init(
+            action_keys[0], state, spot, lengths=jnp.ones((1,), jnp.int32)
+        )
         params["expert"] = decoder["params"]
         action_in = expert.ActionIn(config.expert)
-        params["action_in_proj"] = action_in.init(action_keys[1], jnp.zeros((1, 1, 1, 2)), jnp.zeros((1, 1)))["params"]
+        params["action_in_proj"] = action_in.init(action_keys[1], jnp.zeros((1, 1, 1, 2)), jnp.zeros((1, 1)))[
+            "params"
+        ]
         params["action_out_proj"] = layers.Linear(2, use_bias=True).init(action_keys[2], state)["params"]
     return params

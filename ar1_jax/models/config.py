@@ -41,7 +41,10 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """Flow-matching expert: the text decoder's layers, kv heads and head width with its own widths."""
+    """Flow-matching expert: the text decoder's layers, kv heads and head width with its own widths.
+
+    frequencies: those stored in the checkpoint (Alpamayo 1 stores them, rounded to its dtype); None: computed.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -50,6 +53,7 @@ class ExpertConfig:
     in_layers: int
     fourier_features: int = 20
     max_frequency: float = 100.0
+    frequencies: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

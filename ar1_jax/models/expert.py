@@ -16,9 +16,15 @@ from ar1_jax.models.config import ExpertConfig, ModelConfig
 from ar1_jax.models.decoder import Decoder, Past
 
 
-def fourier(z, features: int, max_frequency: float):
-    """z [...] -> [..., features]: sqrt(2) · (sin, cos) of z · 2π at log-spaced frequencies 1 .. max_frequency."""
-    frequency = np.logspace(0.0, math.log10(max_frequency), features // 2).astype(np.float32)
+def frequencies(config: ExpertConfig) -> np.ndarray:
+    """float32 [features / 2], log-spaced from 1 to max_frequency unless the checkpoint brings its own."""
+    if config.frequencies is not None:
+        return np.asarray(config.frequencies, np.float32)
+    return np.logspace(0.0, math.log10(config.max_frequency), config.fourier_features // 2).astype(np.float32)
+
+
+def fourier(z, frequency):
+    """z [...] -> [..., 2 · frequencies]: sqrt(2) · (sin, cos) of z · 2π at each frequency."""
     angle = z[..., None] * frequency * 2 * math.pi
     return math.sqrt(2) * jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -47,7 +53,7 @@ class ActionIn(nn.Module):
     @nn.compact
     def __call__(self, x, tau):
         c = self.config
-        wave = lambda z: fourier(z, c.fourier_features, c.max_frequency)
+        wave = lambda z: fourier(z, frequencies(c))
         tau = jnp.broadcast_to(tau[..., None], x.shape[:-1])
         features = jnp.concatenate([wave(x[..., 0]), wave(x[..., 1]), wave(tau)], axis=-1)
         return layers.LayerNorm(1e-5, name="norm")(Encoder(c, name="encoder")(features))

@@ -45,7 +45,9 @@ class Grammar:
         pick = lambda condition, a, b: jnp.where(jnp.asarray(condition)[..., None], a, b)
         reasoning = pick(index >= self.reasoning, only(self.cot_end), jnp.asarray(self.words, jnp.int32))
         action = pick((since - 2) % 2 == 0, first, second)
-        after = pick(since == 1, only(self.trigger), pick(since < 2 + 2 * self.controls, action, only(self.future_end)))
+        after = pick(
+            since == 1, only(self.trigger), pick(since < 2 + 2 * self.controls, action, only(self.future_end))
+        )
         return pick(since == 0, reasoning, after)
 
     def end(self):
@@ -66,7 +68,9 @@ def allowed(grammar: Grammar, ids):
 
 def mask(grammar: Grammar, ids):
     """Which positions of ids int [..., L] belong to the completion: up to and including its end. bool [..., L]."""
-    ended = ids == grammar.end() if grammar.strict else (ids == grammar.trigger) | (ids == grammar.end_of_turn)
+    ended = (
+        ids == grammar.end() if grammar.strict else (ids == grammar.trigger) | (ids == grammar.end_of_turn)
+    )
     return jnp.cumsum(ended, axis=-1) - ended.astype(jnp.int32) == 0
 
 

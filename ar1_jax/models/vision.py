@@ -44,7 +44,9 @@ def _even_steps(last: int, count: int) -> np.ndarray:
     """`count` even steps from 0 to `last` in float32, the upper half counted from the end as torch.linspace does."""
     step = np.float32(last) / np.float32(max(count - 1, 1))
     index = np.arange(count, dtype=np.float32)
-    return np.where(index < count // 2, step * index, np.float32(last) - step * (count - 1 - index)).astype(np.float32)
+    return np.where(index < count // 2, step * index, np.float32(last) - step * (count - 1 - index)).astype(
+        np.float32
+    )
 
 
 class Attention(nn.Module):
@@ -127,7 +129,9 @@ class VisionTower(nn.Module):
         c = self.config
         group = c.spatial_merge_size**2
         x = PatchEmbed(c.hidden_size, name="patch_embed")(pixels)
-        table = self.param("pos_embed", nn.initializers.normal(0.02), (c.num_position_embeddings, c.hidden_size))
+        table = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (c.num_position_embeddings, c.hidden_size)
+        )
         x = x + position_table(table, *grid, c.spatial_merge_size).astype(x.dtype)
         order = merge_order(*grid, c.spatial_merge_size)
         cos, sin = rotary.vision_rotary(order // grid[1], order % grid[1], c.hidden_size // c.num_heads)

@@ -50,7 +50,11 @@ class PolicyConfig:
             raise ValueError("decoder='tokens' needs a future codec, and this checkpoint has none")
         first = (ids.trajectory, ids.trajectory + bins)
         second = (first[1], first[1] + bins) if bins and self.future.separate else first
-        words = (ids.cot_end, ids.size) if self.strict else (ids.trajectory + ids.trajectory_count, ids.trajectory)
+        words = (
+            (ids.cot_end, ids.size)
+            if self.strict
+            else (ids.trajectory + ids.trajectory_count, ids.trajectory)
+        )
         return Grammar(
             words=words, cot_end=ids.cot_end, trigger=ids.future_start, future_end=ids.future_end,
             end_of_turn=ids.end_of_turn, pad=ids.pad, actions=(first, second),
@@ -84,27 +88,48 @@ def _vision(vision: dict, where: str) -> VisionConfig:
     return VisionConfig(**{**picked, "deepstack_visual_indexes": tuple(picked["deepstack_visual_indexes"])})
 
 
-def read(folder: pathlib.Path, tokenizer: pathlib.Path | None = None) -> tuple[PolicyConfig, Vocabulary, dict]:
+def read(
+    folder: pathlib.Path, tokenizer: pathlib.Path | None = None
+) -> tuple[PolicyConfig, Vocabulary, dict]:
     """A checkpoint folder's PolicyConfig, Vocabulary and raw config.json. CheckpointError for anything amiss."""
     folder = pathlib.Path(folder)
     where = folder / "config.json"
     raw = huggingface.read_json(where)
     family = raw.get("model_type")
     if family not in FAMILIES:
-        raise errors.CheckpointError(f"{where}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}")
+        raise errors.CheckpointError(
+            f"{where}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}"
+        )
     vlm_folder = folder / raw.get("vlm_name_or_path", "vlm")
     if not vlm_folder.is_dir():
         raise errors.CheckpointError(f"{where}: vlm_name_or_path says {raw.get('vlm_name_or_path')!r}, which is no folder "
                                      f"inside {folder}; copy the vision-language model's config and tokenizer there")  # fmt: skip
     vlm = huggingface.read_json(vlm_folder / "config.json")
     count = raw.get("traj_vocab_size", 768)
-    vocabulary = Vocabulary.from_folder(tokenizer or vlm_folder, family, count, raw.get("add_special_tokens", True))
+    vocabulary = Vocabulary.from_folder(
+        tokenizer or vlm_folder, family, count, raw.get("add_special_tokens", True)
+    )
     ids = vocabulary.ids
     stated = {"vocab_size": ids.size, "traj_token_start_idx": ids.trajectory}
     wrong = [f"{key} is {raw[key]}, the extended tokenizer gives {value}" for key, value in stated.items()
              if key in raw and raw[key] != value]  # fmt: skip
     errors.raise_all(wrong, str(where), errors.CheckpointError)
     return build(raw, vlm, ids, family, where), vocabulary, raw
+
+
+def with_buffers(config: PolicyConfig, buffers: dict) -> PolicyConfig:
+    """`config` with the action statistics and Fourier frequencies that the checkpoint stores (Alpamayo 1 does, rounded
+    to its dtype); what a checkpoint lacks stays as configured."""
+    prefix = "action_space."
+    stats = {name.removeprefix(prefix): float(x) for name, x in buffers.items() if name.startswith(prefix)}
+    config = dataclasses.replace(config, unicycle=config.unicycle.replace(**stats))
+    stored = [tuple(x.reshape(-1).tolist()) for name, x in sorted(buffers.items()) if name.endswith(".freqs")]
+    if not stored:
+        return config
+    if len(set(stored)) != 1:
+        raise errors.CheckpointError("action_in_proj: the stored Fourier frequencies of x and time differ")
+    expert = dataclasses.replace(config.model.expert, frequencies=stored[0])
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, expert=expert))
 
 
 def build(raw: dict, vlm: dict, ids: TokenIds, family: str, where) -> PolicyConfig:

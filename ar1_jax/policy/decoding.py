@@ -32,5 +32,7 @@ def token_trajectories(config: PolicyConfig, ids, history_xyz, history_rot):
     top = config.future.num_bins * (2 if config.future.separate else 1)
     group = ids.shape[1]
     repeat = lambda x: x[:, None].repeat(group, axis=1)
-    xyz, rot = actions.decode_future_ids(bins.clip(0, top - 1), repeat(history_xyz), repeat(history_rot), config.future)
+    xyz, rot = actions.decode_future_ids(
+        bins.clip(0, top - 1), repeat(history_xyz), repeat(history_rot), config.future
+    )
     return xyz, rot, valid

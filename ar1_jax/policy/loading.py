@@ -20,7 +20,9 @@ from ar1_jax.text.vocabulary import Vocabulary
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 
 
-def load(source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pathlib.Path | None = None) -> Policy:
+def load(
+    source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pathlib.Path | None = None
+) -> Policy:
     """The bundled policy "nano", or a folder in Hugging Face layout (released or ours).
 
     dtype: of the parameters, float32 by default on CPU, bfloat16 elsewhere. tokenizer: a folder with tokenizer.json
@@ -28,8 +30,11 @@ def load(source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pa
     """
     folder = ASSETS / source if str(source) in ("nano",) else pathlib.Path(source)
     if not folder.is_dir():
-        raise errors.CheckpointError(f"{folder}: no such folder; give a checkpoint folder, or 'nano' for the bundled policy")
+        raise errors.CheckpointError(
+            f"{folder}: no such folder; give a checkpoint folder, or 'nano' for the bundled policy"
+        )
     config, vocabulary, raw = configs.read(folder, None if tokenizer is None else pathlib.Path(tokenizer))
+    config = configs.with_buffers(config, huggingface.buffers(folder))
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     params = huggingface.read(folder, shapes(config.model), patch_shape(config.model), config.model.expert.in_layers,
@@ -43,11 +48,15 @@ def load(source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pa
 def create(name: str, key) -> Policy:
     """A fresh, untrained policy of a size (`ar1_jax.policy.sizes`); only nano brings a vocabulary of its own."""
     if name != "nano":
-        raise errors.ConfigError(f"model={name!r}: only nano can be made from nothing; the others load a checkpoint folder")
+        raise errors.ConfigError(
+            f"model={name!r}: only nano can be made from nothing; the others load a checkpoint folder"
+        )
     vocabulary = Vocabulary(sizes.nano_tokenizer(), "alpamayo_nano", sizes.nano_trajectory_ids())
     raw, vlm = sizes.policy_config(name), sizes.vlm_config(sizes.size(name))
     config = configs.build(raw, vlm, vocabulary.ids, raw["model_type"], pathlib.Path(name) / "config.json")
-    return Policy(config, jax.jit(functools.partial(alpamayo.init_params, config.model))(key), vocabulary, raw, vlm)
+    return Policy(
+        config, jax.jit(functools.partial(alpamayo.init_params, config.model))(key), vocabulary, raw, vlm
+    )
 
 
 def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:

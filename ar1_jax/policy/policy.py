@@ -28,7 +28,9 @@ prefill = jax.jit(alpamayo.prefill, static_argnames=("config",))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
-def flow(config: PolicyConfig, params, prefix, suffix, suffix_length, start, noise, *, steps: int, integrator: str):
+def flow(
+    config: PolicyConfig, params, prefix, suffix, suffix_length, start, noise, *, steps: int, integrator: str
+):
     """Normalised actions [B, K, A, 2] by integrating the expert's field from noise [B, K, A, 2]."""
 
     def field(x, tau):
@@ -38,7 +40,19 @@ def flow(config: PolicyConfig, params, prefix, suffix, suffix_length, start, noi
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
-def guided_flow(config: PolicyConfig, params, prefixes, suffixes, suffix_length, starts, noise, weight, *, steps, integrator):
+def guided_flow(
+    config: PolicyConfig,
+    params,
+    prefixes,
+    suffixes,
+    suffix_length,
+    starts,
+    noise,
+    weight,
+    *,
+    steps,
+    integrator,
+):
     """`flow` with (1 - w) · velocity without the route + w · velocity with it; pairs are (with, without)."""
 
     def field(x, tau):
@@ -100,7 +114,9 @@ class Policy:
         if decoder == "tokens":
             taken, _ = grammars.action_ids(rules, done.ids)
             top = self.config.future.num_bins * (2 if self.config.future.separate else 1)
-            normal = actions.ids_to_actions((taken - self.config.ids.trajectory).clip(0, top - 1), self.config.future)
+            normal = actions.ids_to_actions(
+                (taken - self.config.ids.trajectory).clip(0, top - 1), self.config.future
+            )
         else:
             noise = self._noise(noise, keys, samples, len(scenes))
             normal = self._flow(prefix, done, rules, encoded, noise, flow_steps, integrator, guidance)
@@ -108,7 +124,9 @@ class Policy:
         plans = self._plans(done, rules, normal, xyz, rot)
         return plans[0] if single else plans
 
-    def answer(self, scene: Scene, temperature: float = 0.6, key=None, max_new_tokens: int = 256, top_p=0.98) -> Answer:
+    def answer(
+        self, scene: Scene, temperature: float = 0.6, key=None, max_new_tokens: int = 256, top_p=0.98
+    ) -> Answer:
         """The text that answers scene.question, where the checkpoint knows questions (Alpamayo 1.5)."""
         if scene.question is None:
             raise errors.SceneError("answer: the scene asks nothing; pass Scene(question=...)")
@@ -118,7 +136,9 @@ class Policy:
         if key is None and not greedy:
             raise ValueError("answer: key=None with a temperature above 0; pass key=jax.random.key(seed)")
         encoded = prompts.encode_scene(self.config, self.templates, scene, question=True)
-        prefix = prefill(self.config.model, self.params, prompts.batch(self.config, [encoded], self._bucket([encoded])))
+        prefix = prefill(
+            self.config.model, self.params, prompts.batch(self.config, [encoded], self._bucket([encoded]))
+        )
         ids = self.config.ids
         rules = grammars.Grammar((0, ids.size), -1, -1, -1, ids.end_of_turn, ids.pad, strict=False)
         done = sampling.sample(
@@ -172,7 +192,9 @@ class Policy:
         if guidance is None:
             return flow(self.config, self.params, prefix, done.suffix, suffix_length, start, noise, steps=steps,
                         integrator=integrator)  # fmt: skip
-        bare = [prompts.Encoded(prompts.drop_route(self.config, e.template), e.pixels, e.history) for e in encoded]
+        bare = [
+            prompts.Encoded(prompts.drop_route(self.config, e.template), e.pixels, e.history) for e in encoded
+        ]
         other = prefill(self.config.model, self.params, prompts.batch(self.config, bare, self._bucket(bare)))
         _, suffix = alpamayo.completion(self.config.model, self.params, other, done.ids)
         starts = (start, start + (other.next_position - prefix.next_position)[:, None])
@@ -189,7 +211,11 @@ class Policy:
                                                     len(complete))  # fmt: skip
             texts = decoding.reasonings(self.config, self.vocabulary, ids)
             controls = np.asarray(actions.controls_of(action, self.config.unicycle))
-            plans.append(Plan(path, turn, controls, action, tuple(texts), ids[:, :n], log_prob[:, :n], lengths, complete))
+            plans.append(
+                Plan(
+                    path, turn, controls, action, tuple(texts), ids[:, :n], log_prob[:, :n], lengths, complete
+                )
+            )
         return plans
 
 

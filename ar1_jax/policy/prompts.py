@@ -74,7 +74,9 @@ class Templates:
         self.answer = functools.lru_cache(maxsize=256)(self._answer)
 
     def _plan(self, camera_ids, frames, grids, route):
-        pieces = text.plan_segments(self.config.family, camera_ids, frames, self.config.tokens_per_history, route)
+        pieces = text.plan_segments(
+            self.config.family, camera_ids, frames, self.config.tokens_per_history, route
+        )
         return make_template(self.config, self.vocabulary, pieces, grids)
 
     def _answer(self, camera_ids, frames, grids, question):
@@ -117,22 +119,30 @@ class Encoded:
     history: np.ndarray
 
 
-def encode_scene(config: PolicyConfig, templates: Templates, scene: Scene, *, question: bool = False) -> Encoded:
+def encode_scene(
+    config: PolicyConfig, templates: Templates, scene: Scene, *, question: bool = False
+) -> Encoded:
     """Resize, patchify and lay out one scene; question=True for its question instead of a plan."""
     pictures = np.asarray(scene.images)
     if pictures.ndim != 5 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
-        raise errors.SceneError(f"images: uint8 [C, T, H, W, 3] was expected, got {pictures.dtype} {list(pictures.shape)}")
+        raise errors.SceneError(
+            f"images: uint8 [C, T, H, W, 3] was expected, got {pictures.dtype} {list(pictures.shape)}"
+        )
     cameras, frames = pictures.shape[:2]
     if len(scene.camera_ids) != cameras:
         raise errors.SceneError(f"camera_ids: {len(scene.camera_ids)} ids for {cameras} cameras")
-    pixels, grid = images.preprocess(pictures.reshape(-1, *pictures.shape[2:]), config.min_pixels, config.max_pixels)
+    pixels, grid = images.preprocess(
+        pictures.reshape(-1, *pictures.shape[2:]), config.min_pixels, config.max_pixels
+    )
     grids = tuple((int(rows), int(columns)) for _, rows, columns in np.asarray(grid))
     names = tuple(int(i) for i in scene.camera_ids)
     make = templates.answer if question else templates.plan
     template = make(names, frames, grids, scene.question if question else scene.route)
     history = np.zeros((0,), np.int32)
     if template.history.any():
-        history = np.asarray(history_tokens(config, scene.ego_history_xyz[None], scene.ego_history_rot[None]))[0]
+        history = np.asarray(
+            history_tokens(config, scene.ego_history_xyz[None], scene.ego_history_rot[None])
+        )[0]
     return Encoded(template, np.asarray(pixels).reshape(cameras * frames, -1, pixels.shape[-1]), history)
 
 
@@ -146,7 +156,9 @@ def drop_route(config: PolicyConfig, template: Template) -> Template:
     keep[start[0] : end[-1] + 1] = False
     positions, following = mrope_index(ids[keep], config.ids.image_pad, template.grids,
                                        config.model.vision.spatial_merge_size)  # fmt: skip
-    return Template(ids[keep], positions, following, template.image_index[keep], template.history[keep], template.grids)
+    return Template(
+        ids[keep], positions, following, template.image_index[keep], template.history[keep], template.grids
+    )
 
 
 def batch(config: PolicyConfig, encoded: Sequence[Encoded], length: int | None = None) -> Prompt:
@@ -154,13 +166,17 @@ def batch(config: PolicyConfig, encoded: Sequence[Encoded], length: int | None =
     merge = config.model.vision.spatial_merge_size
     longest = max(len(e.template.ids) for e in encoded)
     size = longest if length is None else max(length, longest)
-    pad = lambda x, value: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])], constant_values=value)
+    pad = lambda x, value: np.pad(
+        x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])], constant_values=value
+    )
     ids = [e.template.ids.copy() for e in encoded]
     for row, e in zip(ids, encoded, strict=True):
         row[e.template.history] = e.history
     grids = sorted({grid for e in encoded for grid in e.template.grids})
     counts = {grid: sum(e.template.grids.count(grid) for e in encoded) for grid in grids}
-    first = dict(zip(grids, np.cumsum([0] + [counts[g] * g[0] * g[1] // merge**2 for g in grids])[:-1], strict=True))
+    first = dict(
+        zip(grids, np.cumsum([0] + [counts[g] * g[0] * g[1] // merge**2 for g in grids])[:-1], strict=True)
+    )
     index, used = [], dict(first)
     for e in encoded:
         starts = []
@@ -170,7 +186,8 @@ def batch(config: PolicyConfig, encoded: Sequence[Encoded], length: int | None =
         rows = np.concatenate(starts).astype(np.int32)
         index.append(np.where(e.template.image_index >= 0, rows[np.maximum(e.template.image_index, 0)], -1))
     pixels = tuple(
-        jnp.asarray(np.concatenate([e.pixels for e in encoded if e.template.grids[0] == grid])) for grid in grids
+        jnp.asarray(np.concatenate([e.pixels for e in encoded if e.template.grids[0] == grid]))
+        for grid in grids
     )
     return Prompt(
         input_ids=jnp.asarray(np.stack([pad(row, config.ids.pad) for row in ids])),

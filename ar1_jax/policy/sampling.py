@@ -72,7 +72,9 @@ def _choose(logits, keys, step, greedy: bool):
     return jax.vmap(draw)(keys, logits)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "grammar", "samples", "length", "greedy", "top_k", "unroll"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "grammar", "samples", "length", "greedy", "top_k", "unroll")
+)
 def sample(
     config: ModelConfig, grammar: Grammar, params, prefix: Prefix, keys, *, samples: int, length: int,
     temperature=1.0, greedy: bool = False, top_k: int | None = None, top_p=None, forced=None, limit=None, unroll: int = 1,
@@ -98,13 +100,17 @@ def sample(
         token = _choose(logits, keys, s.step, greedy)
         if forced is not None:
             token = jnp.where(forced[s.step] >= 0, forced[s.step], token)
-        log_prob = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+        log_prob = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(
+            logits, axis=-1
+        )
         token = jnp.where(s.done, grammar.pad, token).astype(jnp.int32)
         positions = jnp.broadcast_to(prefix.next_position[:, None, None] + s.step, (3, batch, samples, 1))
         past = Past(prefix.cache, prefix.length, s.suffix, jnp.full((batch, samples), s.step))
         x = alpamayo.embed(params, token)[:, :, None]
         hidden, own = alpamayo.decode(config, params, x, positions, past, unroll=unroll)
-        put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), s.step, axis=3)
+        put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
+            cache, new.astype(cache.dtype), s.step, axis=3
+        )
         write = lambda row, new: jax.lax.dynamic_update_slice_in_dim(row, new[..., None], s.step, axis=2)
         if grammar.strict:
             ended = token == grammar.end()

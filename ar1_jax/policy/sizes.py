@@ -5,7 +5,6 @@ figures: inference.md sections 1.1 and 1.2. One number a line is one decision; n
 """
 
 import dataclasses
-import json
 
 from ar1_jax import actions
 from ar1_jax.core import errors
@@ -77,7 +76,12 @@ def vlm_config(s: Size) -> dict:
         "num_position_embeddings": s.v_positions, "out_hidden_size": s.d, "deepstack_visual_indexes": list(s.v_taps),
         "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2, "in_channels": 3, "model_type": "qwen3_vl",
     }  # fmt: skip
-    return {"model_type": "qwen3_vl", "text_config": text, "vision_config": vision, "tie_word_embeddings": False}
+    return {
+        "model_type": "qwen3_vl",
+        "text_config": text,
+        "vision_config": vision,
+        "tie_word_embeddings": False,
+    }
 
 
 def nano_trajectory_ids() -> int:
@@ -95,8 +99,18 @@ def policy_config(name: str) -> dict:
     s = size(name)
     nano = name == "nano"
     space = dataclasses.asdict(actions.nano_unicycle()) if nano else RELEASED_SPACE
-    future = {"action_space_cfg": space, "dims_min": [-10.0, -10.0], "dims_max": [10.0, 10.0], "num_bins": 3000}
-    history = {"num_bins": 1000, "ego_xyz_min": [-4, -4, -10], "ego_xyz_max": [4, 4, 10], "predict_yaw": False}
+    future = {
+        "action_space_cfg": space,
+        "dims_min": [-10.0, -10.0],
+        "dims_max": [10.0, 10.0],
+        "num_bins": 3000,
+    }
+    history = {
+        "num_bins": 1000,
+        "ego_xyz_min": [-4, -4, -10],
+        "ego_xyz_max": [4, 4, 10],
+        "predict_yaw": False,
+    }
     if nano:
         future = dataclasses.asdict(actions.nano_future())
         future["action_space_cfg"] = future.pop("action_space")

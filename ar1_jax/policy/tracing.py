@@ -22,10 +22,14 @@ from ar1_jax.policy.policy import Policy, trajectories
 
 def _append(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> Prompt:
     """Prompt + completion of each row as one right-padded prompt."""
-    ids, positions, index = (np.asarray(x) for x in (prompt.input_ids, prompt.position_ids, prompt.image_index))
+    ids, positions, index = (
+        np.asarray(x) for x in (prompt.input_ids, prompt.position_ids, prompt.image_index)
+    )
     size = max(int(n) + len(c) for n, c in zip(prompt.length, completions, strict=True))
     size = max(size, int(prompt.length.max()) + max(map(len, completions)))
-    widen = lambda x, value: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])], constant_values=value)
+    widen = lambda x, value: np.pad(
+        x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])], constant_values=value
+    )
     ids, positions, index = widen(ids, pad), widen(positions, 0).copy(), widen(index, -1)
     ids = ids.copy()
     for row, (n, completion) in enumerate(zip(np.asarray(prompt.length), completions, strict=True)):
@@ -81,7 +85,9 @@ def trace(
     last = lengths[:, None] - 1 + np.arange(n + 1)
     states = jnp.take_along_axis(hidden, jnp.asarray(last)[..., None], axis=1)
     samples = noise.shape[1]
-    start = jnp.asarray([[int(p) + len(c)] * samples for p, c in zip(prompt.next_position, completion_ids, strict=True)])
+    start = jnp.asarray(
+        [[int(p) + len(c)] * samples for p, c in zip(prompt.next_position, completion_ids, strict=True)]
+    )
     past = Past(cache, whole.length)
     noise = jnp.asarray(noise, jnp.float32)
     tau = jnp.asarray(times, jnp.float32)

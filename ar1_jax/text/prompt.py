@@ -7,7 +7,9 @@ own models name cameras and frames. History and image tokens are placeholders; t
 from collections.abc import Sequence
 
 SYSTEM = "You are a driving assistant that generates safe and accurate actions."
-INSTRUCTION = "output the chain-of-thought reasoning of the driving process, then output the future trajectory."
+INSTRUCTION = (
+    "output the chain-of-thought reasoning of the driving process, then output the future trajectory."
+)
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 CAMERAS = {
     0: "Front left camera", 1: "Front camera", 2: "Front right camera", 3: "Rear left camera", 4: "Rear camera",
@@ -30,7 +32,9 @@ def image_text(family: str, camera_ids: Sequence[int], frames: int) -> str:
     return "".join(f"{camera_name(camera)}: {shown}" for camera in camera_ids)
 
 
-def plan_segments(family: str, camera_ids: Sequence[int], frames: int, history_tokens: int, route: str | None):
+def plan_segments(
+    family: str, camera_ids: Sequence[int], frames: int, history_tokens: int, route: str | None
+):
     """The prompt that asks for a plan, as (text, is the user's) pieces; a route is the user's and stays plain."""
     history = "<|traj_history_start|>" + "<|traj_history|>" * history_tokens + "<|traj_history_end|>"
     start = _HEAD + image_text(family, camera_ids, frames) + history

@@ -61,7 +61,9 @@ class TokenIds:
 class Vocabulary:
     """Text to ids and back, specials included; `plain` is the same without any special token (for users' text)."""
 
-    def __init__(self, tokenizer_json: str, family: str, trajectory_count: int, add_special_tokens: bool = True):
+    def __init__(
+        self, tokenizer_json: str, family: str, trajectory_count: int, add_special_tokens: bool = True
+    ):
         self.json = tokenizer_json
         self.tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         bare = json.loads(tokenizer_json)
@@ -75,7 +77,9 @@ class Vocabulary:
         self.ids = self._named(trajectory_count)
 
     def _named(self, trajectory_count: int) -> TokenIds:
-        get = lambda token: -1 if self.tokenizer.token_to_id(token) is None else self.tokenizer.token_to_id(token)
+        get = lambda token: (
+            -1 if self.tokenizer.token_to_id(token) is None else self.tokenizer.token_to_id(token)
+        )
         named = {name: get(f"<|{name}|>") for name in ("image_pad", "vision_start", "vision_end", "cot_start", "cot_end",
                                                        "route_start", "route_end")}  # fmt: skip
         return TokenIds(
@@ -86,7 +90,9 @@ class Vocabulary:
         )  # fmt: skip
 
     @classmethod
-    def from_folder(cls, folder: pathlib.Path, family: str, trajectory_count: int, add_special_tokens: bool = True):
+    def from_folder(
+        cls, folder: pathlib.Path, family: str, trajectory_count: int, add_special_tokens: bool = True
+    ):
         """Reads folder/tokenizer.json; CheckpointError where it is missing or no tokenizer."""
         path = pathlib.Path(folder) / "tokenizer.json"
         if not path.is_file():
@@ -132,7 +138,14 @@ def word_level_json(words: tuple[str, ...], phrases: tuple[str, ...], trajectory
     words: what reasonings are made of, with and without a leading space, last and together with <|cot_end|>, so that
     one interval of ids holds all that a reasoning may say. phrases: fixed prompt texts, a token each.
     """
-    controls = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    controls = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|image_pad|>",
+    ]
     names = [n for n in special_names("alpamayo1_5") if n not in ("<|cot_end|>", "<|image_pad|>")]
     numbers = [f"<i{i}>" for i in range(trajectory_count)]
     pieces = sorted({piece for word in words for text in (word, " " + word)

@@ -55,5 +55,9 @@ def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, ba
         take = lambda start: block(start, jax.lax.dynamic_slice_in_dim(q, start, rows, axis=1))
         blocks = jax.lax.map(jax.checkpoint(take), starts)
         index = starts[:, None] + jnp.arange(rows)
-        out = jnp.zeros_like(q).at[:, index.reshape(-1)].set(jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, *q.shape[2:]))
+        out = (
+            jnp.zeros_like(q)
+            .at[:, index.reshape(-1)]
+            .set(jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, *q.shape[2:]))
+        )
     return out.reshape(batch, n, heads, width)

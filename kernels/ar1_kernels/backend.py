@@ -11,7 +11,9 @@ def choose(operation: str, backend: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"{operation}: backend={backend!r} is not one of {', '.join(BACKENDS)}")
     if backend not in ("auto", "xla"):
-        raise ValueError(f"{operation}: backend={backend!r} is not available; this release has the XLA path (backend='xla')")
+        raise ValueError(
+            f"{operation}: backend={backend!r} is not available; this release has the XLA path (backend='xla')"
+        )
     if (operation, backend) not in _LOGGED:
         _LOGGED.add((operation, backend))
         logging.getLogger(__name__).info("%s: backend xla (requested %s)", operation, backend)

@@ -23,7 +23,9 @@ def linear_log_prob(hidden, weight, labels, *, temperature=1.0, allowed=None, en
     _backend.choose("linear_log_prob", backend)
     rows, vocabulary = hidden.shape[0], weight.shape[1]
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,))
-    allowed = jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2)) if allowed is None else allowed
+    allowed = (
+        jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2)) if allowed is None else allowed
+    )
 
     def block(args):
         hidden, labels, temperature, allowed = args

@@ -29,7 +29,9 @@ def shared_prefix_attention(
     batch, samples, n, heads, width = q.shape
     kv_heads = prefix_k.shape[2]
     if heads % kv_heads:
-        raise ValueError(f"shared_prefix_attention: {heads} query heads are no multiple of {kv_heads} kv heads")
+        raise ValueError(
+            f"shared_prefix_attention: {heads} query heads are no multiple of {kv_heads} kv heads"
+        )
     scale = width**-0.5 if scale is None else scale
     grouped = q.reshape(batch, samples, n, kv_heads, heads // kv_heads, width)
     parts = [_prefix_part(grouped, prefix_k, prefix_v, prefix_length, scale)]
