@@ -114,7 +114,7 @@ def shard_tree(
 ) -> Any:
     """Lays out `tree` (the parameters themselves or anything that mirrors them) by the parameters' table.
 
-    Arrays are moved; abstract leaves (jax.ShapeDtypeStruct) get their sharding. Raises ShardingError as `specs` does."""
+    Arrays are moved; abstract leaves (jax.ShapeDtypeStruct) get a sharding. Raises ShardingError as `specs` does."""
     placed = shardings(mirror(tree, params, specs(params, table, mesh, optional)), mesh)
 
     def place(leaf: Any, sharding: NamedSharding) -> Any:

@@ -40,7 +40,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(like: Any, flat: dict[str, Any]) -> Any:
-    """The leaves of `flat` in the structure of `like`, whose paths must be the same (KeyError names one that is not)."""
+    """The leaves of `flat` in the structure of `like`, whose paths must be the same (else KeyError)."""
     return map_with_path(lambda path, _: flat[path], like)
 
 
