@@ -15,7 +15,7 @@ WIDTH = 3  # sub-diagonals
 MAX_RETRIES = 8
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def difference_gram(rows: int, order: int) -> np.ndarray:
     """Lower bands [rows, 4] of D^T D, where D takes differences of `order` 2 (-1,2,-1) or 3 (-1,3,-3,1)."""
     stencil = {2: (-1.0, 2.0, -1.0), 3: (-1.0, 3.0, -3.0, 1.0)}[order]

@@ -67,7 +67,7 @@ def _encode(xyz, rot, c: configs.HistoryCodecConfig):
     return ids.reshape(*ids.shape[:-2], -1)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _slope_weights(rows: int) -> np.ndarray:
     """[rows, rows]: steps between points -> derivative at each point of the cubic through its window of 10.
 

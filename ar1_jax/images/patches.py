@@ -54,13 +54,17 @@ def patchify(images: jax.Array) -> jax.Array:
         raise errors.ImageError(
             f"images of {height} x {width}: both sides must be multiples of {FACTOR} to be cut"
         )
-    x = jnp.asarray(images).astype(jnp.float32) / 127.5 - 1.0
+    return _patches(jnp.asarray(images))
+
+
+@jax.jit
+def _patches(images):
+    *lead, height, width, _ = images.shape
     rows, columns = height // FACTOR, width // FACTOR
+    x = (images.astype(jnp.float32) - 127.5) / 127.5
     x = x.reshape(-1, rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
-    x = x.transpose(0, 1, 4, 2, 5, 7, 3, 6)[
-        :, :, :, :, :, :, None
-    ]  # [n, br, bc, 2, 2, channel, time, row, column]
-    x = jnp.broadcast_to(x, (*x.shape[:6], TEMPORAL, *x.shape[7:]))
+    x = x.transpose(0, 1, 4, 2, 5, 7, 3, 6)  # [n, block row, block column, 2, 2, channel, row, column]
+    x = jnp.broadcast_to(x[..., None, :, :], (*x.shape[:6], TEMPORAL, PATCH, PATCH))
     return x.reshape(*lead, rows * columns * MERGE * MERGE, COLUMNS)
 
 

@@ -55,6 +55,10 @@ def taps(n_in: int, n_out: int) -> Taps:
     return Taps(inside.astype(np.int32), shifted, precision)
 
 
+def _half(precision: int) -> int:
+    return 1 << precision - 1 if precision else 0
+
+
 @functools.lru_cache(maxsize=64)
 def _blocks(n_in: int, n_out: int) -> tuple[list[tuple[slice, slice, np.ndarray]], np.ndarray]:
     """(input slice, output slice, dense weights [inputs, outputs]) per block, and the offset of each output.
@@ -72,37 +76,39 @@ def _blocks(n_in: int, n_out: int) -> tuple[list[tuple[slice, slice, np.ndarray]
         rows = (first[out] - low)[:, None] + np.arange(weights.shape[1])
         dense[rows, np.arange(out.stop - start)[:, None]] = weights[out]
         blocks.append((slice(low, high), out, dense))
-    offset = 128 * weights.sum(axis=1, dtype=np.int64) + (1 << precision - 1 if precision else 0)
+    offset = 128 * weights.sum(axis=1, dtype=np.int64) + _half(precision)
     return blocks, offset.astype(np.int32)
 
 
-def _pass(images: np.ndarray, n_out: int, axis: int) -> np.ndarray:
-    """One axis (-2 or -3) of uint8 [..., H, W, 3] to n_out pixels."""
-    n_in = images.shape[axis]
+def _pass(planes: np.ndarray, n_out: int, axis: int) -> np.ndarray:
+    """One axis (-1 or -2) of uint8 planes [3, H, W] to n_out pixels."""
+    n_in = planes.shape[axis]
     if n_in == n_out:
-        return images
+        return planes
     blocks, offset = _blocks(n_in, n_out)
     precision = taps(n_in, n_out).precision
-    shape = list(images.shape)
+    along = slice(None) if axis == -1 else (slice(None), None)
+    shape = list(planes.shape)
     shape[axis] = n_out
     result = np.empty(shape, np.uint8)
+    centred = planes.astype(blocks[0][2].dtype) - 128
     for inputs, outputs, dense in blocks:
-        if axis == -2:
-            sums = dense.T @ (images[..., inputs, :].astype(dense.dtype) - 128)
-            offsets = offset[outputs, None]
-        else:
-            rows = images[..., inputs, :, :]
-            flat = rows.reshape(*rows.shape[:-2], -1).astype(dense.dtype) - 128
-            sums = (dense.T @ flat).reshape(*rows.shape[:-3], -1, *rows.shape[-2:])
-            offsets = offset[outputs, None, None]
-        pixels = np.clip((sums.astype(np.int32) + offsets) >> precision, 0, 255)
-        result[(..., outputs) + (slice(None),) * (-axis - 1)] = pixels
+        sums = centred[..., inputs] @ dense if axis == -1 else dense.T @ centred[:, inputs]
+        pixels = np.clip((sums.astype(np.int32) + offset[outputs][along]) >> precision, 0, 255)
+        result[(..., outputs) if axis == -1 else (slice(None), outputs)] = pixels
     return result
 
 
 def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [..., H, W, 3] -> uint8 [..., height, width, 3] in numpy; a pass with equal sizes is skipped."""
-    return _pass(_pass(images, width, -2), height, -3)
+    flat = images.reshape(-1, *images.shape[-3:])
+    result = np.empty((len(flat), height, width, 3), np.uint8)
+    for image, target in zip(
+        flat, result
+    ):  # one at a time: twice as fast as all, since its planes stay in cache
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+        target[...] = _pass(_pass(planes, width, -1), height, -2).transpose(1, 2, 0)
+    return result.reshape(*images.shape[:-3], height, width, 3)
 
 
 def _pass_jax(images, n_out, axis):
@@ -119,7 +125,7 @@ def _pass_jax(images, n_out, axis):
 
     target = list(images.shape)
     target[axis % images.ndim] = n_out
-    half = jnp.full(target, 1 << precision - 1 if precision else 0, jnp.int32)
+    half = jnp.full(target, _half(precision), jnp.int32)
     total, _ = jax.lax.scan(add, half, (np.arange(weights.shape[1]), weights.T))
     return jnp.clip(total >> precision, 0, 255).astype(jnp.uint8)
 
