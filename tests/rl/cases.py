@@ -1,13 +1,18 @@
 """Scenes and completions made by hand for the tests of rewards: a straight road, a driver that keeps 10
 m/s."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ar1_jax.rl import outcomes
+from ar1_jax.rl import outcomes, rewards
 from ar1_jax.text import coc
 
 TIMES = np.arange(1, 65) * 0.1
+
+
+WEIGHTS = {"reasoning": 1.0, "consistency": 0.5, "trajectory": 1.0}
+combine = jax.jit(lambda rows, scene: rewards.combine(rows, scene, WEIGHTS))
 
 
 def drive(speed=10.0, acceleration=0.0, curvature=0.0, shift=0.0):

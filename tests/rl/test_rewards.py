@@ -10,9 +10,8 @@ import pytest
 from ar1_jax.rl import outcomes, rewards
 from ar1_jax.rl.rewards import consistency, reasoning, trajectory
 from ar1_jax.text import coc
-from tests.rl.cases import drive, outcome, truth
+from tests.rl.cases import WEIGHTS, combine, drive, outcome, truth
 
-WEIGHTS = {"reasoning": 1.0, "consistency": 0.5, "trajectory": 1.0}
 RED = ("red_light", None, 24)
 STOP_TEXT = "Stop, keep lane: red light within 24 m."
 STOP = drive(acceleration=-2.0)
@@ -156,7 +155,7 @@ def test_every_valid_reward_is_above_the_floor_and_every_invalid_one_on_it():
     )
     rows = [("", path, True) for path in worst] + [(STOP_TEXT, STOP, False)]
     scene = truth("stop", "lane_keeping", RED, acceleration=-2.0, agents=[(30.0, 0, 0, 4, 2)])
-    total, parts = rewards.combine(outcome(*rows), scene, WEIGHTS)
+    total, parts = combine(outcome(*rows), scene)
     assert float(total[0, :3].min()) > float(total[0, 3]) == pytest.approx(rewards.floor(WEIGHTS))
     for name, values in parts.items():
         low, high = rewards.REWARDS[name].BOUNDS
@@ -165,7 +164,7 @@ def test_every_valid_reward_is_above_the_floor_and_every_invalid_one_on_it():
 
 def test_an_invalid_completion_cannot_bring_in_nan():
     row = outcome((STOP_TEXT, (np.full((64, 3), np.nan, "float32"), STOP[1]), False))
-    total, _ = rewards.combine(row, truth(), WEIGHTS)
+    total, _ = combine(row, truth())
     assert float(total[0, 0]) == pytest.approx(rewards.floor(WEIGHTS))
 
 
@@ -174,12 +173,10 @@ def test_always_keeping_lane_and_speed_does_not_win():
     that errs."""
     keep_text = "Keep speed, keep lane: road clear."
     free, red = truth(), truth("stop", "lane_keeping", RED, acceleration=-2.0)
-    lazy = [
-        rewards.combine(outcome((keep_text, KEEP, True)), scene, WEIGHTS)[0][0, 0] for scene in (free, red)
-    ]
+    lazy = [combine(outcome((keep_text, KEEP, True)), scene)[0][0, 0] for scene in (free, red)]
     late = drive(acceleration=-1.5)
     honest = [
-        rewards.combine(outcome((text, path, True)), scene, WEIGHTS)[0][0, 0]
+        combine(outcome((text, path, True)), scene)[0][0, 0]
         for text, path, scene in (
             (keep_text, KEEP, free),
             ("Stop, keep lane: red light within 48 m.", late, red),
