@@ -1,27 +1,20 @@
 """AdamW whose masks are tables of path patterns.
 
-A table is a sequence of (regular expression, value); the first pattern that `re.search` finds in a parameter's
-path ("vlm/layers/q_proj/kernel") gives its value. A pattern that matches nothing and a parameter that nothing
-matches are errors, all named at once. The learning rate is an argument of `update`, not state: a plan may change.
+A table is a sequence of (regular expression, value); the first that matches a parameter's whole path
+("policy/vlm/model/visual/merger/linear_fc1/kernel") gives its value. A pattern that matches nothing and a parameter
+that nothing matches are errors, all named at once. The learning rate is an argument of `update`, not state: a plan may change.
 """
-
-import re
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ar1_jax.core import errors
+from ar1_jax.core import errors, trees
 
 # Stacked norms are [layers, D]: two dimensions do not make a matrix, names do. Embeddings are not decayed.
-DECAY = ((r"kernel$", 1.0), (r".*", 0.0))
-RATES = ((r".*", 1.0),)
-
-
-def paths(tree):
-    """Path of each leaf, joined by "/", in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return ["/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) for path, _ in leaves]
+REST = r".*"
+DECAY = ((r".*kernel", 1.0), (REST, 0.0))
+RATES = ((REST, 1.0),)
 
 
 def by_pattern(tree, table, name):
@@ -29,25 +22,36 @@ def by_pattern(tree, table, name):
 
     Raises ConfigError naming every idle pattern and every uncovered parameter. `name` is the table's, for that.
     """
-    used, values, uncovered = set(), [], []
-    for path in paths(tree):
-        row = next((i for i, (pattern, _) in enumerate(table) if re.search(pattern, path)), None)
+    used, found, problems = set(), {}, []
+    for path in trees.flatten(tree):
+        row = next((i for i, (pattern, _) in enumerate(table) if trees.matches(pattern, path)), None)
         if row is None:
-            uncovered.append(path)
+            problems.append(f"{path}: no pattern matches")
             continue
         used.add(row)
-        values.append(table[row][1])
-    idle = [pattern for i, (pattern, _) in enumerate(table) if i not in used and pattern != ".*"]
-    if idle or uncovered:
-        lines = [f"  pattern {pattern!r} matches no parameter" for pattern in idle]
-        lines += [f"  no pattern matches {path}" for path in uncovered]
-        raise errors.ConfigError(f"table {name!r} does not fit the parameters:\n" + "\n".join(lines))
-    return jax.tree.unflatten(jax.tree.structure(tree), values)
+        found[path] = table[row][1]
+    idle = [pattern for i, (pattern, _) in enumerate(table) if i not in used and pattern != REST]
+    problems += [f"pattern {pattern!r}: matches no parameter" for pattern in idle]
+    errors.raise_all(problems, f"table {name!r}", errors.ConfigError)
+    return trees.unflatten(tree, found)
+
+
+def read_table(text):
+    """"policy/vlm/.*=0.1,.*=1" -> ((pattern, 0.1), (pattern, 1.0)); ConfigError names the rows that are no rows."""
+    rows, problems = [], []
+    for part in text.split(","):
+        pattern, _, value = part.strip().rpartition("=")
+        try:
+            rows.append((pattern, float(value)))
+        except ValueError:
+            problems.append(f"{part!r}: expected pattern=number")
+    errors.raise_all(problems, f"table {text!r}", errors.ConfigError)
+    return tuple(rows)
 
 
 def frozen(rates):
     """Paths of the parameters whose rate is 0, for the log."""
-    return [path for path, rate in zip(paths(rates), jax.tree.leaves(rates), strict=True) if rate == 0]
+    return [path for path, rate in trees.flatten(rates).items() if rate == 0]
 
 
 def adamw(params, *, b1, b2, weight_decay, clip, rates=RATES, decay=DECAY):
