@@ -10,6 +10,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ar1_jax.geometry import arcs
+
 DT = 0.1  # seconds between waypoints
 
 
@@ -32,10 +34,10 @@ class Outcome:
 
 @flax.struct.dataclass
 class Truth:
-    """One row a scene. speed float32 [B] m/s at t0; decisions int32 [B]; cause int32 [B, 3]; future_xyz [B,
-    W, 3]; agents float32 [B, M, W, 7] (x, y, yaw, length, width, valid, kind); lane float32 [B, P, 3]: the
-    centre of the ego's lane as points (x, y, yaw), from behind the ego to beyond the horizon; half_width
-    float32 [B] of the drivable surface around it, to the (left, right) [B, 2]."""
+    """One row a scene. speed float32 [B] m/s at t0; longitudinal, lateral int32 [B]; cause int32 [B, 3];
+    future_xyz float32 [B, W, 3]; agents float32 [B, M, W, 7] (x, y, yaw, length, width, valid, kind);
+    curvature float32 [B] 1/m of the ego's lane, whose centre passes through the origin; edges float32 [B, 2],
+    m from that centre to the edge of the road on the left and on the right, both positive."""
 
     speed: jax.Array
     longitudinal: jax.Array
@@ -43,8 +45,29 @@ class Truth:
     cause: jax.Array
     future_xyz: jax.Array
     agents: jax.Array
-    lane: jax.Array
-    half_width: jax.Array
+    curvature: jax.Array
+    edges: jax.Array
+
+
+def truth(batch):
+    """The Truth of a batch of world.api.make_batch (dict of arrays)."""
+    road = {name: batch["road"][..., n] for n, name in enumerate(("curvature", "right", "left"))}
+    return Truth(
+        speed=present_speed(batch["ego_history_xyz"]),
+        longitudinal=batch["longitudinal"],
+        lateral=batch["lateral"],
+        cause=batch["causes"],
+        future_xyz=batch["ego_future_xyz"],
+        agents=batch["agents"],
+        curvature=road["curvature"],
+        edges=jnp.stack([road["left"], -road["right"]], axis=-1),
+    )
+
+
+def present_speed(history_xyz):
+    """history_xyz [..., 16, 3] ending at the origin -> [...] m/s at t0, by the last two intervals."""
+    middle = jnp.linalg.norm(jnp.diff(history_xyz[..., -3:, :2], axis=-2), axis=-1) / DT
+    return jnp.maximum(1.5 * middle[..., 1] - 0.5 * middle[..., 0], 0.0)
 
 
 def speeds(xyz, initial_speed):
@@ -62,17 +85,10 @@ def speeds(xyz, initial_speed):
     return jnp.concatenate([initial_speed[..., None], inner, last], axis=-1)
 
 
-def lane_offsets(xyz, lane):
-    """xyz [B, G, W, 3], lane [B, P, 3] (x, y, yaw) -> [B, G, W] m left of the lane's centre.
-
-    Measured along the normal of the nearest lane point.
-    """
-    gap = xyz[..., None, :2] - lane[:, None, None, :, :2]
-    nearest = jnp.argmin(jnp.sum(gap**2, axis=-1), axis=-1)
-    chosen = jnp.take_along_axis(gap, nearest[..., None, None], axis=-2)[..., 0, :]
-    yaw = jnp.take_along_axis(lane[:, None, :, 2], nearest.reshape(*nearest.shape[:1], 1, -1), axis=-1)
-    yaw = yaw.reshape(nearest.shape)
-    return chosen[..., 1] * jnp.cos(yaw) - chosen[..., 0] * jnp.sin(yaw)
+def lane_offsets(xyz, curvature):
+    """xyz [B, G, W, 3], curvature [B] 1/m -> [B, G, W] m left of the centre of the ego's lane."""
+    _, offset = arcs.to_road(xyz[..., 0], xyz[..., 1], curvature[:, None, None])
+    return offset
 
 
 def headings(rot):

@@ -48,7 +48,6 @@ def truth(
     boxes = np.zeros((1, max(len(agents), 1), 64, 7), "float32")
     for n, box in enumerate(agents):
         boxes[0, n, :, :5], boxes[0, n, :, 5] = box, 1
-    lane = np.stack([np.arange(-20, 120, 0.5), np.zeros(280), np.zeros(280)], -1)[None]
     return outcomes.Truth(
         speed=jnp.array([speed]),
         longitudinal=jnp.array([coc.LONGITUDINAL.index(longitudinal)]),
@@ -56,8 +55,8 @@ def truth(
         cause=jnp.array([coc.Cause(*cause).indices()]),
         future_xyz=jnp.asarray(xyz)[None],
         agents=jnp.asarray(boxes),
-        lane=jnp.asarray(lane, jnp.float32),
-        half_width=jnp.array([[5.0, 5.0]]),
+        curvature=jnp.array([0.0]),
+        edges=jnp.array([[5.0, 5.0]]),
     )
 
 

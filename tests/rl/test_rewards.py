@@ -93,9 +93,7 @@ def test_consistency_does_not_look_at_the_truth():
 
 def test_keeping_lane_in_a_bend_is_keeping_lane():
     bend = drive(curvature=0.012)
-    yaw = 0.012 * np.arange(-20, 120, 0.5)
-    lane = np.stack([np.sin(yaw) / 0.012, (1 - np.cos(yaw)) / 0.012, yaw], -1)[None]
-    scene = truth().replace(lane=jnp.asarray(lane, jnp.float32))
+    scene = truth().replace(curvature=jnp.array([0.012]))
     text = "Keep speed, keep lane: road clear."
     assert consistency.reward(outcome((text, bend, True), (text, KEEP, True)), scene).tolist() == [[1, 0]]
 
@@ -119,9 +117,7 @@ def test_trajectory_quality_falls_with_every_error(ade, collision, off, comfort,
 
 def test_collision_needs_the_box_in_the_way_at_the_same_time():
     ahead, aside = truth(agents=[(30.0, 0, 0, 4, 2)]), truth(agents=[(30.0, 3.0, 0, 4, 2)])
-    rows = outcome(
-        ("", KEEP, True), ("", STOP, True)
-    )  # the second stands at 25 m plus 3.7 m of its own length
+    rows = outcome(("", KEEP, True), ("", STOP, True))  # the second stands at 25 m, its front at 28.7 m
     assert trajectory.parts(rows, ahead)["collision"].tolist() == [[1, 1]]
     assert trajectory.parts(rows, truth(agents=[(34.0, 0, 0, 4, 2)]))["collision"].tolist() == [[1, 0]]
     assert trajectory.parts(rows, aside)["collision"].tolist() == [[0, 0]]
@@ -132,7 +128,7 @@ def test_collision_needs_the_box_in_the_way_at_the_same_time():
 
 
 def test_off_road_is_the_share_of_waypoints_outside():
-    narrow = truth().replace(half_width=jnp.array([[1.7, 5.0]]))
+    narrow = truth().replace(edges=jnp.array([[1.7, 5.0]]))
     share = trajectory.parts(outcome(("", drive(shift=1.5), True), ("", drive(shift=-1.5), True)), narrow)[
         "off_road"
     ]

@@ -93,11 +93,13 @@ def agrees(decision, summary, table, names):
 
 
 def channels(outcome, truth):
-    """outcomes.Outcome, outcomes.Truth (its speed and lane only) -> bool [B, G] longitudinal, bool [B, G]
+    """outcomes.Outcome, outcomes.Truth (its speed and curvature only) -> bool [B, G] longitudinal, bool [B, G]
     lateral."""
     initial = jnp.broadcast_to(truth.speed[:, None], outcome.longitudinal.shape)
     speed = outcomes.speeds(outcome.xyz, initial)
-    lateral = lateral_summary(outcomes.lane_offsets(outcome.xyz, truth.lane), outcomes.headings(outcome.rot))
+    lateral = lateral_summary(
+        outcomes.lane_offsets(outcome.xyz, truth.curvature), outcomes.headings(outcome.rot)
+    )
     return (
         agrees(outcome.longitudinal, longitudinal_summary(speed), LONGITUDINAL_GOES_WITH, coc.LONGITUDINAL),
         agrees(outcome.lateral, lateral, LATERAL_GOES_WITH, coc.LATERAL),

@@ -8,6 +8,7 @@ penalty. Letters: B scenes, G completions, W waypoints 0.1 s apart. Units m, s, 
 import jax.numpy as jnp
 
 from ar1_jax.rl import outcomes
+from ar1_jax.world import state
 
 BOUNDS = (-1.0, 1.0)
 ADE_SCALE = 2.0  # m: the ADE at which nearness is one half
@@ -20,7 +21,10 @@ COMFORT_BOUNDS = {
     "yaw_rate": 0.95,
     "yaw_acceleration": 1.93,
 }
-EGO_LENGTH, EGO_WIDTH, EGO_CENTRE = 4.6, 1.9, 1.4  # m; the box's centre lies ahead of the rear axle
+EGO_LENGTH, EGO_WIDTH = state.EGO_LENGTH, state.EGO_WIDTH
+EGO_CENTRE = (
+    state.EGO_FRONT - state.EGO_REAR
+) / 2  # m from the rear axle, the origin, to the middle of the box
 
 
 def displacement(xyz, future_xyz):
@@ -92,8 +96,8 @@ def _reach(length, width, angle):
 def off_road(xyz, truth):
     """-> float32 [B, G]: share of waypoints where the ego's middle line is nearer to the edge than half its
     width."""
-    offset = outcomes.lane_offsets(xyz, truth.lane)
-    left, right = truth.half_width[:, None, None, 0], truth.half_width[:, None, None, 1]
+    offset = outcomes.lane_offsets(xyz, truth.curvature)
+    left, right = (truth.edges[:, None, None, n] for n in (0, 1))
     outside = (offset > left - EGO_WIDTH / 2) | (offset < -right + EGO_WIDTH / 2)
     return jnp.mean(outside.astype(jnp.float32), axis=-1)
 
