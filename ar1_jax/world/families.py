@@ -160,10 +160,10 @@ def _base(ego_key, key):
     draws = jax.random.uniform(ego_key, (4,))
     ego = state.Ego(speed=_between(draws[0], 5.0, 14.5), accel=_between(draws[1], -0.3, 0.3),
                     wander=_between(draws[2], -0.08, 0.08))  # fmt: skip
-    road = state.Road(curvature=_between(draws[3], -0.012, 0.012))
+    road = state.Road(curvature=_between(draws[3], -0.008, 0.008))
     agent_key, light_key, prop_key, look_key = jax.random.split(key, 4)
     far = jax.random.uniform(light_key, (3,))
-    lamp = state.Light(state=jnp.where(far[0] < 0.2, state.GREEN, state.DARK), stop=_between(far[1], 16.0, 54.0),
+    lamp = state.Light(state=jnp.where(far[0] < 0.12, state.GREEN, state.DARK), stop=_between(far[1], 16.0, 54.0),
                        d=_between(far[2], -1.5, 0.5))  # fmt: skip
     agents = _distractors(agent_key)
     junction = _clear_junction(agents, lamp.stop)
@@ -180,15 +180,15 @@ def _distractors(key):
     draws = jax.random.uniform(key, (state.AGENTS, 6))
     side = _side(draws[1, 0])
     agents = _car(agents, 1, draws[1, 1:], s=_between(draws[1, 3], 10.0, 60.0), d=side * _between(draws[1, 4], 3.9, 4.5),
-                  valid=draws[1, 5] < 0.45)  # fmt: skip
+                  valid=draws[1, 5] < 0.3)  # fmt: skip
     agents = _car(agents, 2, draws[2, 1:], s=_between(draws[2, 3], 15.0, 80.0), d=3.7, heading=jnp.pi,
-                  speed=_between(draws[2, 4], 6.0, 12.0), valid=(draws[2, 5] < 0.35) & (side < 0))  # fmt: skip
+                  speed=_between(draws[2, 4], 6.0, 12.0), valid=(draws[2, 5] < 0.4) & (side < 0))  # fmt: skip
     agents = _car(agents, 3, draws[3, 1:], s=_between(draws[3, 3], 8.0, 40.0), d=-3.75, speed=9.0,
                   brake=draws[3, 0] < 0.3, valid=(draws[3, 5] < 0.25) & (side > 0))  # fmt: skip
     for slot in range(5, state.AGENTS):
         draw = draws[slot]
         agents = _person(agents, slot, draw[1:], s=_between(draw[3], 10.0, 60.0),
-                         d=_side(draw[0]) * _between(draw[4], 6.2, 7.6), valid=draw[5] < 0.3)  # fmt: skip
+                         d=_side(draw[0]) * _between(draw[4], 6.2, 7.6), valid=draw[5] < 0.17)  # fmt: skip
     return agents
 
 

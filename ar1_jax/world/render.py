@@ -38,13 +38,8 @@ def render(world, at: Boxes, pose) -> Pictures:
     tables = rig.tables()
     local = _as_seen_from(at, pose)
     shot = lambda direction, angle, axis, half: _camera(world, local, pose, direction, angle, axis, half)
-    image, label, hit, shines = jax.vmap(shot)(*(jnp.asarray(table) for table in tables))
-    n = at.yaw.shape[0]
-    own = hit[..., None] == jnp.arange(n)
-    box_pixels = jnp.sum(own, (0, 1), dtype=jnp.int32)
-    shining = jnp.sum(own & shines[..., None], (0, 1), dtype=jnp.int32)
-    images = image.reshape(-1, rig.HEIGHT, rig.WIDTH, 3)
-    return Pictures(images, _cells(label, shines), box_pixels, shining)
+    images, cells, box_pixels, shining = jax.vmap(shot)(*(jnp.asarray(table) for table in tables))
+    return Pictures(images, cells, box_pixels.sum(0), shining.sum(0))
 
 
 def _as_seen_from(at: Boxes, pose) -> Boxes:
@@ -56,7 +51,7 @@ def _as_seen_from(at: Boxes, pose) -> Boxes:
 
 
 def _camera(world, local: Boxes, pose, direction, pixel_angle, axis, half_view):
-    """One camera: image u8 [P, 3], label i32 [P], hit box i32 [P] (-1 none), lamp shines bool [P]."""
+    """One camera -> Pictures without the axis C."""
     table = _cull(local, axis, half_view)
     distance, nearest = _nearest(table.geometry, direction)
     down = direction[:, 2]
@@ -70,23 +65,28 @@ def _camera(world, local: Boxes, pose, direction, pixel_angle, axis, half_view):
     bright = jnp.where(shines, 1.0, world.look.brightness)[:, None]
     shown = jnp.where(on_box[:, None], on * bright, colour * world.look.brightness)
     image = (jnp.clip(shown, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8)
-    keep = lambda value: jnp.where(on_box, value.astype(jnp.int32), -1)
-    return image, keep(row[1][:, 5]), keep(row[1][:, 6]), shines & on_box
+    hits, shining = _count(jnp.where(on_box, nearest, -1), shines)
+    number, n = table.looks[:, 6].astype(jnp.int32), local.yaw.shape[0]
+    total = lambda counts: jnp.zeros(n, jnp.int32).at[number].add(counts.sum((0, 1)).astype(jnp.int32))
+    cells = _cells(hits, shining, table.looks[:, 5])
+    return Pictures(image.reshape(rig.HEIGHT, rig.WIDTH, 3), cells, total(hits), total(shining))
 
 
 def _cull(local: Boxes, axis, half_view) -> _Table:
-    """The K nearest boxes that may reach into the view; the rest, and the invalid, become empty far away."""
+    """K boxes that may reach into the view, those with a class before scenery, the nearest first; the rest, and the
+    invalid, go far away."""
     offset = local.centre[:, :2] - jnp.asarray(rig.POSITION[:2])
     distance = jnp.sqrt(jnp.sum(offset**2, -1)) + 1e-3
     radius = jnp.sqrt(jnp.sum(local.half**2, -1))
     angle = jnp.arccos(jnp.clip(offset @ axis / distance, -1.0, 1.0))
     within = angle < half_view + jnp.arctan2(radius, jnp.maximum(distance - radius, 0.01))
     seen = local.valid & within
-    _, index = jax.lax.top_k(-jnp.where(seen, distance - radius, _FAR), KEPT)
+    rank = distance - radius - jnp.where(local.label >= 0, _FAR / 2.0, 0.0)
+    _, index = jax.lax.top_k(-jnp.where(seen, rank, _FAR), KEPT)
     centre = jnp.where(seen[:, None], local.centre, _FAR)
     geometry = jnp.concatenate([centre, local.half, jnp.cos(local.yaw)[:, None], jnp.sin(local.yaw)[:, None]], -1)
     number = jnp.arange(local.yaw.shape[0])
-    looks = jnp.concatenate([local.colour, jnp.stack([local.kind, local.lit, local.label, number, number], -1)], -1)
+    looks = jnp.concatenate([local.colour, jnp.stack([local.kind, local.lit, local.label, number, 0.0 * local.lit], -1)], -1)
     return _Table(geometry[index], looks[index].astype(jnp.float32))
 
 
@@ -150,13 +150,21 @@ def _faces(world, row, direction, distance, pose):
     return shade.box(looks[:, 3], looks[:, :3], looks[:, 4], u, v, w, half, face, facing)
 
 
-def _cells(label, shines):
-    """label [C, P], shines [C, P] -> multi-hot u8 [C, 3, 5, n]. A light counts by its shining lamp alone; a shining
+def _count(nearest, shines):
+    """nearest [P] kept box or -1, shines [P] -> pixels of each box in each cell [3, 5, K], and of them those of lamps."""
+    rows, columns = CELLS
+    grid = (rows, CELL, columns, CELL, 1)
+    own = nearest.reshape(grid) == jnp.arange(KEPT)
+    count = lambda mask: jnp.sum(mask, (1, 3), dtype=jnp.float32)
+    return count(own), count(own & shines.reshape(grid))
+
+
+def _cells(hits, shining, label):
+    """hits, shining [3, 5, K], label [K] -> multi-hot u8 [3, 5, n]. A light counts by its shining lamp alone; a shining
     brake lamp adds its class to that of the vehicle."""
     brake = boxes.CLASS["brake_light"]
-    lamp = label < brake
-    seen = (label[..., None] == jnp.arange(len(CELL_CLASSES))) & (~lamp | shines)[..., None]
-    seen = seen | ((shines & ~lamp)[..., None] & (jnp.arange(len(CELL_CLASSES)) == brake))
-    rows, columns = CELLS
-    grid = seen.reshape(-1, rows, CELL, columns, CELL, len(CELL_CLASSES))
-    return jnp.any(grid, (2, 4)).astype(jnp.uint8)
+    is_light = label < brake
+    seen = jnp.where(is_light, shining, hits)
+    of_class = label[:, None] == jnp.arange(len(CELL_CLASSES))
+    brakes = (~is_light[:, None]) & (jnp.arange(len(CELL_CLASSES)) == brake)
+    return ((seen @ of_class.astype(jnp.float32) + shining @ brakes.astype(jnp.float32)) > 0.5).astype(jnp.uint8)

@@ -49,7 +49,7 @@ def ground(s, d, distance, pixel_angle, light, look):
     grass = jnp.asarray(look.grass) * (1.0 + 0.10 * grain + 0.07 * patch)[..., None]
     slab = jnp.minimum(jnp.abs(_phase(s, 1.5)), jnp.abs(_phase(width - state.KERB, 1.1)))
     stone = 0.56 + 0.03 * grain - 0.1 * fade * (slab < 0.05)
-    asphalt = 0.30 + 0.025 * grain + 0.012 * patch - 0.03 * jnp.exp(-jnp.square((jnp.abs(d) - 0.8) / 0.35))
+    asphalt = 0.30 + 0.025 * grain + 0.006 * patch - 0.03 * jnp.exp(-jnp.square((jnp.abs(d) - 0.8) / 0.35))
     grey = lambda value: jnp.stack([value, value, value * 1.03], -1)
     on_road = jnp.maximum(_cover(width, state.KERB, across), crossing)
     colour = _mix(grass, grey(stone), _cover(width, _PAVEMENT, across))
