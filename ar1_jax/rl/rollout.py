@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from ar1_jax.models import alpamayo, grammar
 from ar1_jax.policy import sampling
 
+SEEN = ("images", "ego_history_xyz", "ego_history_rot")  # what of a world batch the policy may look at
+
 
 @flax.struct.dataclass
 class Rollout:

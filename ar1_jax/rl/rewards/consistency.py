@@ -23,7 +23,8 @@ SLOWS, STOPS, GAINS = (
 )  # speed lost (also >= 10 % of the initial one); speed of standing; speed gained
 STOPPING = 0.5  # share of the initial speed left at the horizon's end that still reads as coming to a stop
 # lateral summaries, m moved against the lane's centre since the first waypoint; the last in rad of heading
-KEEPS, SHIFTS, NUDGES, CHANGES, TURNS = 0.6, 0.2, 0.4, 2.0, 0.5
+# (keeping: no line crossed, by a car of 1.9 m in a lane of 3.6 m)
+KEEPS, SHIFTS, NUDGES, CHANGES, TURNS = 0.85, 0.2, 0.4, 2.0, 0.5
 
 KEEPING, SLOWING, STOPPED, GAINING = 1, 2, 4, 8  # bits; several can hold
 LONGITUDINAL_GOES_WITH = {

@@ -1,0 +1,246 @@
+"""Reinforcement learning: evaluates a policy on held-out scenes, trains it by its own rewards, evaluates it
+again.
+
+Writes runs/<name>/: config.json, metrics.jsonl, checkpoints/ (resume), evaluation/ (before.npz, after.npz),
+report.html and the finished policy where config.export names a folder. Called again it continues where it
+stopped.
+"""
+
+import os
+import platform
+import sys
+import time
+import zlib
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ar1_jax.checkpoints import runs
+from ar1_jax.core import errors, runlog, sharding, signals, trees
+from ar1_jax.data import samples
+from ar1_jax.policy import loading
+from ar1_jax.rl import evaluation, judge, loop, report, rollout, step, tables
+from ar1_jax.train import optimizer
+from ar1_jax.world import api
+
+SHOWN = ("reward", "reasoning", "consistency", "trajectory", "decision_right", "ade", "kl", "entropy", "gap",
+         "zero_variance", "completions_per_second")  # fmt: skip
+CARDS = 6
+
+
+def run(config) -> int:
+    """Evaluates, trains, evaluates; returns the exit code."""
+    policy = loading.load(config.policy, dtype="float32")
+    folder = runlog.open_run(config.root, config.name, config)
+    trainer = Trainer(config, policy, folder)
+    state, start = trainer.start()
+    with runlog.RunLog(folder, config.steps, start) as log, signals.catch() as stop:
+        log.say(f"rl: {trees.count(policy.params):,} parameters, {config.steps} steps of {config.scenes} scenes x "
+                f"{config.group} completions on {trainer.mesh.size} device(s), in {folder}")  # fmt: skip
+        before = trainer.evaluate("before", policy.params, log)
+        parts = trainer.parts(log, stop)
+        state, done = loop.fit(state, start, parts, trainer.settings, jax.random.key(config.seed))
+        if done < config.steps:
+            log.say(f"stopped by {stop.signal_name} at step {done}; call again to continue")
+            return stop.exit_code(saved=True)
+        after = trainer.evaluate("after", state.params, log)
+        trainer.report(before, after, log)
+        policy.params = state.params
+        return export(config, policy, log)
+
+
+def export(config, policy, log):
+    """Writes the finished policy where config.export names a folder."""
+    if not config.export:
+        return errors.DONE
+    try:
+        policy.save(config.export)
+    except errors.Ar1Error as error:
+        log.say(f"not exported: {error}")
+        return error.exit_code
+    log.say(f"policy in {config.export}")
+    return errors.DONE
+
+
+class Trainer:
+    """The parts of a run, built from its config. The state is handed around, not kept."""
+
+    def __init__(self, config, policy, folder):
+        c, self.config, self.policy, self.folder = config, config, policy, folder
+        self.mesh = sharding.make_mesh()
+        if c.scenes % self.mesh.shape["data"]:
+            raise errors.ConfigError(
+                f"scenes={c.scenes} cannot be split over {self.mesh.shape['data']} devices"
+            )
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        policy.params = jax.device_put(policy.params, self.everywhere)
+        model, rules = policy.config.model, policy.config.grammar("tokens")
+        self.recipe = step.Recipe(**c.objective, temperature=c.temperature)
+        self.judge = judge.Judge(policy.config, policy.vocabulary, c.rewards)
+        optimum = c.optimizer
+        self.optimizer = optimizer.adamw(
+            policy.params, b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay, clip=optimum.clip,
+            rates=optimizer.read_table(optimum.rates),
+        )  # fmt: skip
+        self.settings = loop.Settings(
+            steps=c.steps, scenes=c.scenes, rate=optimum.rate, warmup=optimum.warmup, floor=optimum.floor,
+            updates=c.updates, save_every=c.save_every, validate_every=c.validate_every, log_every=c.log_every,
+        )  # fmt: skip
+        self.test = api.make_batch(api.split_seeds("test", c.evaluation.scenes))
+        held = api.make_batch(api.split_seeds("validation", c.validation.scenes))
+        encode = samples.encoder(policy.config, self.layout())
+        measure = lambda scenes: evaluation.Evaluation(
+            model, rules, encode, self.judge, scenes, samples=c.evaluation.samples, temperature=c.temperature,
+            seed=c.seed + 1,
+        )  # fmt: skip
+        self.evaluation, self.validation = measure(self.test), measure(held)
+        self.sample = rollout.build(model, rules, encode, samples=c.group, temperature=c.temperature)
+        self.score = step.build_score(model, rules, c.temperature)
+        self.update = step.build(model, rules, self.recipe, self.optimizer)
+
+    def layout(self):
+        """The prompt layout of the world's pictures."""
+        cells = self.test["cells"]
+        said = {"images": self.test["images"], "cells": cells.reshape(len(cells), -1, cells.shape[-1])}
+        return samples.template(self.policy, said, api.CAMERA_IDS)
+
+    def start(self):
+        """(State, finished steps): fresh, or of the newest whole checkpoint that began from this policy."""
+        state = jax.device_put(step.init_state(self.policy.params, self.optimizer), self.everywhere)
+        where = self.folder / "checkpoints"
+        if runs.latest(where) is None:
+            return state, 0
+        found = runs.restore(where, {"params": state.params, "optimizer": state.optimizer}, fall_back=True)
+        if found.loop["start_policy"] != self.fingerprint():
+            raise errors.CheckpointError(
+                f"{where}: began from another policy than {self.config.policy}; choose another name"
+            )
+        return step.State(found.params, found.optimizer), found.step
+
+    def fingerprint(self):
+        """A checksum of the start policy, which is the reference of the KL term too."""
+        value = 0
+        for leaf in jax.tree.leaves(self.policy.params):
+            value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+        return f"{value:08x}"
+
+    def save(self, state, at):
+        """Writes checkpoints/<step>."""
+        about = {"loop": {"step": at, "start_policy": self.fingerprint()}, "config": self.config}
+        items = {"params": state.params, "optimizer": state.optimizer} | about
+        runs.save(self.folder / "checkpoints", at, items, keep=2)
+
+    def scenes(self, at):
+        """World batch of step `at`: scenes that no other step has."""
+        return api.make_batch(api.split_seeds("train", self.config.scenes, start=at * self.config.scenes))
+
+    def shard(self, batch):
+        """What the policy sees of a batch, cut along the mesh's data axis."""
+        rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        return {name: jax.device_put(batch[name], rows) for name in rollout.SEEN}
+
+    def parts(self, log, stop):
+        """The functions that the loop calls."""
+        reference = self.policy.params
+        return loop.Parts(
+            scenes=self.scenes,
+            sample=lambda params, batch, keys: self.sample(params, self.shard(batch), keys),
+            judge=self.judge,
+            reference=lambda prompt, ids: self.score(reference, prompt, ids),
+            update=self.update,
+            validate=self.validate,
+            save=self.save,
+            log=self.logger(log),
+            stop=stop.anywhere,
+        )
+
+    def validate(self, params):
+        """Mean greedy reward and its parts on the validation split."""
+        found, _ = self.validation(params, sampled=False)
+        return {name.removeprefix("greedy/"): float(value.mean()) for name, value in found.items()}
+
+    def logger(self, log):
+        """log(step, values): all to metrics.jsonl, the telling ones to the console."""
+
+        def write(at, found):
+            log.log(at, found, show=False)
+            shown = {name: found[name] for name in SHOWN}
+            shown |= {name: found[name] for name in ("validation/reward",) if name in found}
+            if at % self.config.log_every == 0 or at == self.config.steps:
+                log.say(log.line(at, shown))
+
+        return write
+
+    def evaluate(self, name, params, log):
+        """Evaluation on the test scenes, kept in evaluation/<name>.npz so that a restart does not repeat
+        it."""
+        file = self.folder / "evaluation" / f"{name}.npz"
+        if name == "before" and file.exists():
+            with np.load(file) as kept:
+                return {key: kept[key] for key in kept.files}
+        began = time.monotonic()
+        found, texts = self.evaluation(params)
+        found = found | {"texts": np.array(texts), "seconds": np.array(time.monotonic() - began)}
+        file.parent.mkdir(exist_ok=True)
+        half = file.with_suffix(f".{os.getpid()}.tmp.npz")
+        np.savez(half, **found)
+        os.replace(half, file)
+        rewards = [found[f"{kind}/reward"].mean() for kind in ("greedy", "sampled")]
+        right = 100 * found["greedy/decision_right"].mean()
+        log.say(f"{name}: reward greedy {rewards[0]:.3f}, sampled {rewards[1]:.3f}, decisions right {right:.1f} % "
+                f"of {len(texts)} scenes, {found['seconds']:.0f} s")  # fmt: skip
+        return found
+
+    def report(self, before, after, log):
+        """Tables on the console and the page."""
+        truth_texts = api.texts(self.test)
+        controls = {
+            "always keep lane and speed": evaluation.control(self.judge, self.test),
+            "the driver": evaluation.driver(self.judge, self.test, truth_texts),
+        }
+        found = self.tables(before, after, controls)
+        for title, columns, rows, _ in found:
+            log.say("\n" + tables.console(columns, rows, title))
+        cards = [self.card(index, before, after, truth_texts) for index in report.pick(before, after, CARDS)]
+        path = report.write(
+            self.folder / "report.html", f"RL of {self.config.policy}: {self.config.name}", self.about(),
+            found, runlog.read_metrics(self.folder), cards, (self.folder / "config.json").read_text(),
+        )  # fmt: skip
+        log.say(f"\nreport: {path}")
+
+    def tables(self, before, after, controls):
+        """(title, columns, rows, note) each."""
+        family, names = self.test["family"], api.registry.names()
+        note = "Mean and 95 % bootstrap interval over scenes; the change is paired scene by scene."
+        c = self.config
+        sampled = f"Mean of {c.evaluation.samples} samples a scene at temperature {c.temperature:g}."
+        return [
+            (f"Held-out scenes ({len(family)}), greedy", *tables.before_after(before, after, controls), note),
+            ("The same, sampled", *tables.before_after(before, after, controls, "sampled"), sampled),
+            ("Reward by family, greedy", *tables.by_family(before, after, controls, family, names), note),
+            ("Both decisions right by family, greedy, %",
+             *tables.by_family(before, after, controls, family, names, "decision_right"), note),
+        ]  # fmt: skip
+
+    def card(self, index, before, after, truth_texts):
+        """One scene of the report."""
+        facts = {
+            "family": api.registry.names()[self.test["family"][index]],
+            "seed": int(self.test["seed"][index]),
+        }
+        for name in ("reward", "ade"):
+            facts[name] = f"{before[f'greedy/{name}'][index]:.2f} → {after[f'greedy/{name}'][index]:.2f}"
+        texts = before["texts"][index], after["texts"][index], truth_texts[index]
+        return report.scene_card(f"Scene {index}", facts, *texts, None)
+
+    def about(self):
+        """What a reader needs to repeat the run."""
+        c = self.config
+        return {
+            "command": "python -m ar1_jax.main " + " ".join(sys.argv[1:]),
+            "policy": f"{self.config.policy} ({self.fingerprint()})",
+            "objective": f"{c.objective.name}, {c.steps} steps of {c.scenes} scenes x {c.group} completions",
+            "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+            "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
+        }
