@@ -69,53 +69,48 @@ def _drop_first(bands, rhs, first):
 
 
 def _speeds(theta, positions, first, c: configs.UnicycleConfig):
-    """Headings [..., A+1] and xy [..., A+1, 2], speed at 0 known [...] -> speeds [..., A+1]."""
+    """Headings [..., n+1] and xy [..., n+1, 2], speed at 0 known [...] -> speeds [..., n+1]; n = A hold."""
     u = jnp.stack([jnp.cos(theta), jnp.sin(theta)], axis=-1)
-    bands, rhs = _trapezoid(u, 2 / c.dt * jnp.diff(positions, axis=-2))
-    bands = bands + (c.v_lambda / c.dt**6 * banded.difference_gram(theta.shape[-1], 3)).astype("float32")
+    step = c.dt / c.hold
+    bands, rhs = _trapezoid(u, 2 / step * jnp.diff(positions, axis=-2))
+    bands = bands + (c.v_lambda / step**6 * banded.difference_gram(theta.shape[-1], 3)).astype("float32")
     rest = banded.solve(*_drop_first(bands, rhs, first), c.v_ridge)
     return jnp.concatenate([first[..., None], rest], axis=-1)
 
 
-def _headings(yaw, c: configs.UnicycleConfig):
-    """Unwrapped headings [..., A] -> smoothed [..., A+1], the first 0."""
-    n = c.n_waypoints + 1
-    bands = (c.theta_lambda / c.dt**6 * banded.difference_gram(n, 3)).astype("float32")
-    data = jnp.asarray(bands).at[:, 0].add(1.0)  # theta_0 = 0 pulls on nothing
-    rest, rhs = _drop_first(
-        data, jnp.pad(yaw, [(0, 0)] * (yaw.ndim - 1) + [(1, 0)]), jnp.zeros(yaw.shape[:-1])
-    )
-    theta = banded.solve(rest, rhs, c.theta_ridge)
-    return jnp.pad(theta, [(0, 0)] * (yaw.ndim - 1) + [(1, 0)])
+def _curvature(length, turn, c: configs.UnicycleConfig):
+    """minimise sum (length k - turn)² + lambda |D2 k|² + ridge |k|² over k [..., A]: at rest only smoothness speaks."""
+    bands = (c.kappa_lambda / c.dt**4 * banded.difference_gram(c.n_waypoints, 2)).astype("float32")
+    bands = jnp.broadcast_to(bands, (*length.shape, 4)).at[..., 0].add(length * length)
+    return banded.solve(bands, length * turn, c.kappa_ridge)
 
 
-def _least_squares(weight, target, smooth, ridge, order=2):
-    """minimise sum (weight x - target)² + smooth |D x|² + ridge |x|² over x [..., A]."""
-    bands = (smooth * banded.difference_gram(target.shape[-1], order)).astype("float32")
-    bands = jnp.broadcast_to(bands, (*target.shape, 4)).at[..., 0].add(weight * weight)
-    return banded.solve(bands, weight * target, ridge)
+def fit(history_xyz, history_rot, future_xyz, future_rot, c: configs.UnicycleConfig):
+    """A motion -> controls [..., A, 2] in m/s², 1/m, and the states they join: speed, heading [..., A+1].
 
-
-@jax.jit
-def _encode(history_xyz, history_rot, future_xyz, future_rot, c: configs.UnicycleConfig):
-    every = slice(c.hold - 1, c.hold * c.n_waypoints, c.hold)
-    xy, yaw = future_xyz[..., every, :2], unwrap(yaw_of(future_rot[..., every, :, :]))
-    theta = _headings(yaw, c)
-    positions = jnp.concatenate([history_xyz[..., -1:, :2], xy], axis=-2)
-    speed = _speeds(theta, positions, _initial_speed(history_xyz, history_rot, c), c)
-    ones = jnp.ones_like(yaw)
-    accel = _least_squares(ones, jnp.diff(speed, axis=-1) / c.dt, c.a_lambda / c.dt**4, c.a_ridge)
-    length = c.dt * speed[..., :-1] + c.dt**2 / 2 * accel
-    curvature = _least_squares(length, jnp.diff(theta, axis=-1), c.kappa_lambda / c.dt**4, c.kappa_ridge)
-    return normalise(jnp.stack([accel, curvature], axis=-1), c)
-
-
-@jax.jit
-def _decode(actions, history_xyz, history_rot, c: configs.UnicycleConfig):
+    Headings and speeds are fitted at the poses' own rate and then read at the ends of the controls: fitted at
+    0.4 s, speeds ring (a trapezoid rule does not see what alternates), and so would the accelerations.
+    """
+    n = c.hold * c.n_waypoints
     step = c.dt / c.hold
-    controls = jnp.repeat(denormalise(actions, c), c.hold, axis=-2)
-    accel, curvature = controls[..., 0], controls[..., 1]
-    first = _initial_speed(history_xyz, history_rot, c)[..., None]
+    yaw = unwrap(yaw_of(future_rot[..., :n, :, :]))
+    theta = banded.smooth(yaw, banded.smoother(n + 1, 3, c.theta_lambda / step**6, c.theta_ridge, drop=1))
+    theta = jnp.concatenate([jnp.zeros_like(theta[..., :1]), theta], axis=-1)
+    positions = jnp.concatenate([history_xyz[..., -1:, :2], future_xyz[..., :n, :2]], axis=-2)
+    speed = _speeds(theta, positions, _initial_speed(history_xyz, history_rot, c), c)
+    theta, speed = theta[..., :: c.hold], speed[..., :: c.hold]
+    smoother = banded.smoother(c.n_waypoints, 2, c.a_lambda / c.dt**4, c.a_ridge)
+    accel = banded.smooth(jnp.diff(speed, axis=-1) / c.dt, smoother)
+    length = c.dt * speed[..., :-1] + c.dt**2 / 2 * accel
+    curvature = _curvature(length, jnp.diff(theta, axis=-1), c)
+    return jnp.stack([accel, curvature], axis=-1), speed, theta
+
+
+def integrate(controls, first, c: configs.UnicycleConfig):
+    """Controls [..., A, 2] m/s², 1/m from the origin at speed `first` [...] -> xy [..., A hold, 2], heading, speed."""
+    step = c.dt / c.hold
+    accel, curvature = jnp.moveaxis(jnp.repeat(controls, c.hold, axis=-2), -1, 0)
+    first = jnp.broadcast_to(first[..., None], (*accel.shape[:-1], 1))
     speed = jnp.concatenate([first, first + jnp.cumsum(accel * step, axis=-1)], axis=-1)
     if c.mended:
         slow = jnp.minimum(jnp.abs(speed[..., :-1]), jnp.abs(speed[..., 1:])) < STANDING
@@ -125,8 +120,20 @@ def _decode(actions, history_xyz, history_rot, c: configs.UnicycleConfig):
     theta = jnp.concatenate([jnp.zeros_like(first), turn], axis=-1)
     velocity = speed[..., None] * jnp.stack([jnp.cos(theta), jnp.sin(theta)], axis=-1) * (step / 2)
     xy = jnp.cumsum(velocity[..., :-1, :], axis=-2) + jnp.cumsum(velocity[..., 1:, :], axis=-2)
+    return xy, turn, speed[..., 1:]
+
+
+@jax.jit
+def _encode(history_xyz, history_rot, future_xyz, future_rot, c: configs.UnicycleConfig):
+    return normalise(fit(history_xyz, history_rot, future_xyz, future_rot, c)[0], c)
+
+
+@jax.jit
+def _decode(actions, history_xyz, history_rot, c: configs.UnicycleConfig):
+    first = _initial_speed(history_xyz, history_rot, c)
+    xy, theta, _ = integrate(denormalise(actions, c), first, c)
     z = jnp.broadcast_to(history_xyz[..., -1:, 2:], (*xy.shape[:-1], 1))
-    return jnp.concatenate([xy, z], axis=-1), rotation_of(turn)
+    return jnp.concatenate([xy, z], axis=-1), rotation_of(theta)
 
 
 def normalise(controls: jax.Array, c: configs.UnicycleConfig) -> jax.Array:

@@ -34,6 +34,17 @@ def test_difference_gram_is_the_square_of_differences():
         assert np.isclose(x @ dense(banded.difference_gram(9, order)) @ x, want)
 
 
+@pytest.mark.parametrize("drop", [0, 1])
+def test_smoother_minimises_its_sum(drop):
+    """The gradient of sum (x - d)² + w |D x|² + r |x|² vanishes at the smoothed values."""
+    data = RNG.normal(size=(3, 12)).astype("float32")
+    x = np.asarray(banded.smooth(data[:, drop:], banded.smoother(12, 3, 0.7, 0.1, drop)), "float64")
+    x = np.pad(x, [(0, 0), (drop, 0)])
+    d = np.diff(np.eye(12), 3, axis=0)
+    gradient = (x - np.where(np.arange(12) < drop, 0, data)) + 0.7 * x @ d.T @ d + 0.1 * x
+    np.testing.assert_allclose(gradient[:, drop:], 0, atol=1e-5)
+
+
 def test_ridge_grows_only_where_the_matrix_is_not_positive():
     good = np.zeros((8, 4), "float32")
     good[:, 0] = 2.0
