@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ar1_jax.core import config as config_lib
@@ -158,5 +159,22 @@ def processor_mark() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def command() -> None:
+    """The process: `main` and its exit code. One of several that failed leaves at once, since the way out of JAX
+    waits for all the others, which may wait for this one."""
+    try:
+        code = main()
+    except Exception:
+        if not distributed.joined():
+            raise
+        traceback.print_exc()
+        code = errors.FAILED
+    if code != errors.DONE and distributed.joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -116,9 +116,8 @@ def parse(value: Any, default: Any) -> Any:
     if kind in (tuple, list) and isinstance(value, (tuple, list)):
         return kind(elements(value, default))
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ValueError(
-            f"expected {kind.__name__} (default {default!r}), got {type(value).__name__} {value!r}"
-        )
+        named = "" if isinstance(default, type) else f" (default {default!r})"
+        raise ValueError(f"expected {kind.__name__}{named}, got {type(value).__name__} {value!r}")
     return value
 
 
@@ -140,9 +139,8 @@ def read(text: str, default: Any) -> Any:
     except (ValueError, SyntaxError):
         if kind in (tuple, list):
             return kind(part.strip() for part in text.strip("()[]").split(",") if part.strip())
-        if kind is float:  # inf, nan
-            return float(text)
-        value = text
+        infinite = kind is float and text.lower().strip("+-") in ("inf", "nan")
+        value = float(text) if infinite else text
     if kind in (tuple, list) and not isinstance(value, (tuple, list)):
         value = (value,)
     if kind is int and isinstance(value, float) and value.is_integer() and "e" in text.lower():

@@ -37,6 +37,11 @@ def initialize() -> bool:
     return True
 
 
+def joined() -> bool:
+    """True where this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def number(name: str) -> int:
     """The environment variable as a number, or ConfigError naming all three."""
     try:
