@@ -23,6 +23,7 @@ def loads(text: str) -> Any:
 
 
 def encode(value: Any) -> Any:
+    """One value that JSON does not know -> its object; for json.dumps(default=)."""
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -36,6 +37,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: dict[str, Any]) -> Any:
+    """The inverse of encode on every object; for json.loads(object_hook=)."""
     if len(value) != 1:
         return value
     [(kind, content)] = value.items()
