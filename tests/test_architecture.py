@@ -221,7 +221,7 @@ def test_the_docstring_rule_sees_violations():
     assert list(without_docstring(ast.parse("x = 1"))) == [(1, "module")]
     body = "    x = 1\n" * 9
     assert list(without_docstring(ast.parse(f'"""M."""\ndef f():\n{body}'))) == [(2, "f")]
-    assert list(without_docstring(ast.parse('"""M."""\nclass C:\n    x = 1\n'))) == [(2, "C")]
+    assert list(without_docstring(ast.parse(f'"""M."""\nclass C:\n{body}'))) == [(2, "C")]
     assert not list(without_docstring(ast.parse(f'"""M."""\ndef _f():\n{body}')))
 
 
