@@ -125,7 +125,8 @@ def policy_config(name: str) -> dict:
         "min_pixels": NANO_PIXELS if nano else 163_840, "max_pixels": NANO_PIXELS if nano else 196_608,
         "expert_cfg": {"hidden_size": s.x_width, "intermediate_size": s.x_f, "num_attention_heads": s.x_heads,
                        "head_dim": s.e},
-        "action_in_proj_cfg": {"hidden_size": s.x_in, "num_enc_layers": 2, "num_fourier_feats": 20, "max_freq": 100.0},
+        "action_in_proj_cfg": {"hidden_size": s.x_in, "num_enc_layers": 2, "num_fourier_feats": 20,
+                               "max_freq": 10.0 if nano else 100.0},  # nano: finer waves than its bins only add noise
         "diffusion_cfg": {"int_method": "euler", "num_inference_steps": 10},
     }  # fmt: skip
     if nano:
