@@ -30,7 +30,8 @@ def mounted(turn, at=(1.5, 0, 1.6)):
 XYZ, ROT = curve()
 GOOD = Scene(
     np.random.default_rng(0).integers(0, 255, (2, 2, 96, 160, 3)).astype(np.uint8), np.array([0, 1], np.int32),
-    XYZ, ROT, frame_times=np.array([[-0.1, 0.0], [-0.104, 0.0]]), calibration=(mounted(yaw(1.0) @ AHEAD), mounted(AHEAD)),
+    XYZ, ROT, frame_times=np.array([[-0.1, 0.0], [-0.104, 0.0]]),
+    calibration=(mounted(yaw(1.0) @ AHEAD), mounted(AHEAD)),
 )  # fmt: skip
 
 
