@@ -44,14 +44,11 @@ def build(vocabulary, rules, texts, actions, decision_weight=4.0):
 
 
 def check(vocabulary, rules, texts, rows):
-    """Raises DataError listing up to five texts that the grammar does not let the policy say."""
-    low, high = rules.words
-    wraps = low > high
+    """Raises DataError listing up to five texts that the vocabulary or the grammar does not let the policy say."""
     wrong = []
-    for text, words in zip(texts, rows, strict=True):
-        outside = [w for w in words if not ((w >= low or w < high) if wraps else low <= w < high) or w == rules.cot_end]
-        if outside:
-            wrong.append(f"{text!r}: {vocabulary.decode(outside)!r} cannot stand in a reasoning")
+    for text, words, back in zip(texts, rows, vocabulary.decode_batch(rows), strict=True):
+        if back != text:
+            wrong.append(f"{text!r}: reads back as {back!r}, so it holds words that the vocabulary lacks")
         elif len(words) > rules.reasoning:
             wrong.append(f"{text!r}: {len(words)} tokens, at most {rules.reasoning} are allowed")
-    errors.raise_all(wrong[:5], f"completions: {len(wrong)} of {len(texts)} texts", errors.DataError)
+    errors.raise_all(wrong[:5], f"completions: {len(wrong)} of {len(texts)} texts cannot be said", errors.DataError)

@@ -17,6 +17,7 @@ COLUMNS = {
     "text": "reasoning word for word, %",
     "ade_tokens": "ADE 6.4 s by tokens, m",
     "ade_flow": "ADE 6.4 s by flow, m",
+    "min_ade": "minADE of the samples by flow, m",
 }
 PERCENT = ("decision", "longitudinal", "lateral", "text")
 
@@ -64,8 +65,11 @@ def policy_row(answers, samples, truth, draws, valid):
     return row
 
 
-def open_loop_tables(by_mode, samples, truth, families, seed=0):
-    """{mode: Answers} -> {"all": rows, family name: rows ...}; families: names, `samples["family"]` their index."""
+def open_loop_tables(by_mode, samples, truth, families, seed=0, several=None):
+    """{mode: Answers} -> {"all": rows, family name: rows ...}; families: names, `samples["family"]` their index.
+
+    several: Answers with K > 1 sampled plans of the true pictures; they give the column "min_ade" (the paper's E1).
+    """
     draws = bootstrap.resamples(len(truth), seed)
     groups = {"all": np.ones(len(truth), bool)}
     groups |= {name: samples["family"] == index for index, name in enumerate(families)}
@@ -75,6 +79,9 @@ def open_loop_tables(by_mode, samples, truth, families, seed=0):
             tables[name] = baseline_rows(samples, draws, valid)
             for mode, answers in by_mode.items():
                 tables[name][f"policy, {mode} images"] = policy_row(answers, samples, truth, draws, valid)
+            if several is not None:
+                ade, _ = open_loop.displacement(several.flow, samples["ego_future_xyz"])
+                tables[name]["policy, true images"]["min_ade"] = bootstrap.mean(ade.min(-1), draws, valid)
     return tables
 
 
@@ -98,12 +105,18 @@ def targets(rows):
 
 def markdown(rows, title):
     """A table as Markdown: value and 95 % interval in each cell."""
-    head = ["", *COLUMNS.values()]
+    columns = used(rows)
+    head = ["", *(COLUMNS[column] for column in columns)]
     lines = [f"### {title}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in rows.items():
-        cells = [show(row.get(column), column) for column in COLUMNS]
+        cells = [show(row.get(column), column) for column in columns]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def used(rows):
+    """The columns that some row fills, in order."""
+    return [column for column in COLUMNS if any(column in row for row in rows.values())]
 
 
 def show(interval, column):
@@ -116,7 +129,8 @@ def show(interval, column):
 
 def console(rows, title):
     """The table as aligned text."""
-    body = [["", *COLUMNS], *([name, *(show(row.get(c), c) for c in COLUMNS)] for name, row in rows.items())]
+    columns = used(rows)
+    body = [["", *columns], *([name, *(show(row.get(c), c) for c in columns)] for name, row in rows.items())]
     widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in body]
     return "\n".join([title, *lines])
