@@ -26,12 +26,18 @@ HISTORY_KEYS = {"xyz", "rot", "quat_xyzw"}
 
 
 class Example(NamedTuple):
-    """A scene with its name, the way really driven (float32 [64, 3] m, or None) and remarks for the user."""
+    """A scene with its name, and what is known beside it: for figures and measures, never for the policy.
+
+    future_xyz: float32 [64, 3] m, the way really driven, or None. notes: remarks for the user. agents: float32
+    [M, 64, 7] boxes (world.api.AGENT_FIELDS) or None. lanes: lines [N, 2] m. trace: the reasoning held to be right."""
 
     name: str
     scene: Scene
-    future_xyz: np.ndarray | None
-    notes: tuple[str, ...]
+    future_xyz: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    agents: np.ndarray | None = None
+    lanes: tuple[np.ndarray, ...] = ()
+    trace: str | None = None
 
 
 def load_folder(

@@ -190,7 +190,7 @@ def draw_view(figure, top: float, window, history_xyz, trajectories, kinds, trut
             view.plot(way[:, 0], way[:, 1], **style, alpha=0.9, zorder=7)
             view.plot(way[10::10, 0], way[10::10, 1], ".", color=kind.color, ms=4, zorder=7)
         name_ends(view, trajectories[kind.members, -1, :2], kind)
-        key.append((f"plan {kind.letter} ({len(kind.members)})", style))
+        key.append((kind.letter, style))
     draw_key(figure, top, key)
 
 
@@ -238,14 +238,14 @@ def draw_box(view, x, y, yaw, length, width, **style) -> None:
 
 def draw_key(figure, top: float, key) -> None:
     """The legend, right-aligned in one line above the view."""
-    left = WIDTH - MARGIN - sum(58 + 9 * len(label) for label, _ in key)
+    left = WIDTH - MARGIN - sum(62 + 8 * len(label) for label, _ in key)
     for label, style in key:
         line = axes(figure, left, top + 2, 36, 16)
         line.plot([0, 1], [0.5, 0.5], **style)
         line.set(xlim=(0, 1), ylim=(0, 1))
         line.set_axis_off()
         write(figure, left + 42, top, label, size=SMALL)
-        left += 58 + 9 * len(label)
+        left += 62 + 8 * len(label)
 
 
 def plain(view) -> None:
@@ -263,7 +263,8 @@ def reason_lines(kind, notes) -> list[str]:
     lines = textwrap.wrap(" ".join(text.split()), 78)
     if len(lines) > REASON_LINES:
         lines = [*lines[: REASON_LINES - 1], lines[REASON_LINES - 1][:76] + " …"]
-    said = [notes[i] for i in kind.members] if notes is not None else []
+    said = [notes[i] for i in kind.members if notes[i]] if notes is not None else []
+    said = said[:1] if len(set(said)) == 1 and len(said) == len(kind.members) else said
     return [kind.decision, *lines, *textwrap.wrap("   ".join(said), 78)]
 
 
