@@ -11,10 +11,8 @@ from ar1_jax.actions import bins, unicycle
 from ar1_jax.actions import config as configs
 
 HORIZON = 2.0  # s ahead of a control's end over which a remaining error is counted
-QUIET = (
-    1e-3,
-    1.0,
-)  # pull to the fitted control per (m/s²)², (1/m)²: quiet ids, and a definite curvature at rest
+# Pull to the fitted control, per (m/s²)² and per (1/m)²: keeps ids quiet, and says what curvature means at rest.
+QUIET = 1.0, 1e3
 
 
 def _drift(offset, rate):

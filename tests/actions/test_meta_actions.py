@@ -144,6 +144,7 @@ def test_labels_match_the_rules_in_loops(seed, parts, calm):
     assert names(got[1], meta.LATERAL) == lateral(xy, heading, along, standing)
 
 
+SOFT = "gentle_deceleration"
 KNOWN = {  # speed(t), curvature(t) -> longitudinal first, dominant; lateral first
     "steady": (lambda t: 10.0, lambda t: 0.0, "maintain_speed", "maintain_speed", "go_straight"),
     "curve": (lambda t: 10.0, lambda t: 0.01, "maintain_speed", "maintain_speed", "steer_left"),
@@ -155,6 +156,12 @@ KNOWN = {  # speed(t), curvature(t) -> longitudinal first, dominant; lateral fir
         *["strong_deceleration"] * 2,
         "go_straight",
     ),
+    "brisk": (lambda t: 5 + 1.5 * t.clip(0), lambda t: 0.0, *["strong_acceleration"] * 2, "go_straight"),
+    "easy": (lambda t: 5 + 1.3 * t.clip(0), lambda t: 0.0, *["gentle_acceleration"] * 2, "go_straight"),
+    "firm": (lambda t: 14 - 1.5 * t.clip(0), lambda t: 0.0, *["strong_deceleration"] * 2, "go_straight"),
+    "soft": (lambda t: 14 - 1.3 * t.clip(0), lambda t: 0.0, *["gentle_deceleration"] * 2, "go_straight"),
+    "late": (lambda t: 14 - 1.3 * t.clip(4) + 5.2, lambda t: 0.0, SOFT, "maintain_speed", "go_straight"),
+    "bend": (lambda t: 10.0, lambda t: 0.01 * (t > 3), *["maintain_speed"] * 2, "steer_left"),
     "wait": (lambda t: (t - 5).clip(0) * 0, lambda t: 0.0, "stop", "stop", "go_straight"),
     "away": (
         lambda t: 2 * t.clip(0),
