@@ -23,7 +23,15 @@ def get_config(argument=None):
     config.export = ""  # folder for the finished policy
 
     config.optimizer = ml_collections.ConfigDict(
-        {"rate": 1.4e-3, "warmup": 100, "floor": 0.05, "b1": 0.9, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0}
+        {
+            "rate": 1.4e-3,
+            "warmup": 100,
+            "floor": 0.05,
+            "b1": 0.9,
+            "b2": 0.95,
+            "weight_decay": 0.05,
+            "clip": 1.0,
+        }
     )
     # Patterns over parameter paths and factors of the rate, first match wins: "policy/vlm/model/visual/.*=0.1,.*=1".
     config.optimizer.rates = ".*=1"

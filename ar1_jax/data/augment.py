@@ -20,7 +20,9 @@ def brightness_and_contrast(images, rng, brightness, contrast):
     levels = GREY + gain[:, None] * (np.arange(256) - GREY) + shift[:, None]
     tables = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     changed = np.empty_like(images)
-    for scene, table in enumerate(tables):  # host side: a lookup a scene is ten times faster than one over all
+    for scene, table in enumerate(
+        tables
+    ):  # host side: a lookup a scene is ten times faster than one over all
         np.take(table, images[scene], out=changed[scene], mode="clip")
     return changed
 

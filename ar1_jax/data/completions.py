@@ -51,4 +51,6 @@ def check(vocabulary, rules, texts, rows):
             wrong.append(f"{text!r}: reads back as {back!r}, so it holds words that the vocabulary lacks")
         elif len(words) > rules.reasoning:
             wrong.append(f"{text!r}: {len(words)} tokens, at most {rules.reasoning} are allowed")
-    errors.raise_all(wrong[:5], f"completions: {len(wrong)} of {len(texts)} texts cannot be said", errors.DataError)
+    errors.raise_all(
+        wrong[:5], f"completions: {len(wrong)} of {len(texts)} texts cannot be said", errors.DataError
+    )

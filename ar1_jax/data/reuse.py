@@ -25,7 +25,9 @@ class Layout:
     def __post_init__(self):
         """ValueError where the sizes do not divide."""
         if self.block % self.batch or self.block % self.chunk or self.reuse < 1:
-            raise ValueError(f"block {self.block} must be a multiple of batch {self.batch} and of chunk {self.chunk}")
+            raise ValueError(
+                f"block {self.block} must be a multiple of batch {self.batch} and of chunk {self.chunk}"
+            )
 
     def scenes(self, index):
         """Scene numbers i64 [batch] of batch `index`."""

@@ -81,10 +81,14 @@ def template(policy, samples, camera_ids):
     """The prompt layout that all samples share; DataError where image tokens and cells do not correspond."""
     _, cameras, frames, height, width, _ = samples["images"].shape
     grid = (height // PATCH, width // PATCH)
-    layout = policy.templates.plan(tuple(int(c) for c in camera_ids), frames, (grid,) * (cameras * frames), None)
+    layout = policy.templates.plan(
+        tuple(int(c) for c in camera_ids), frames, (grid,) * (cameras * frames), None
+    )
     tokens = int((layout.image_index >= 0).sum())
     if tokens != samples["cells"].shape[1]:
-        raise errors.DataError(f"samples: {samples['cells'].shape[1]} cells a scene, the prompt has {tokens} image tokens")
+        raise errors.DataError(
+            f"samples: {samples['cells'].shape[1]} cells a scene, the prompt has {tokens} image tokens"
+        )
     return layout
 
 

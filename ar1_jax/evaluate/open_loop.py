@@ -59,7 +59,9 @@ def answer_batch(policy, layout, images, history, key, samples, temperature):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def prefill(config, layout, params, images, history_xyz, history_rot):
     """Pictures and histories -> the prefix."""
-    return alpamayo.prefill(config.model, params, prompts.encode_batch(config, layout, images, history_xyz, history_rot))
+    return alpamayo.prefill(
+        config.model, params, prompts.encode_batch(config, layout, images, history_xyz, history_rot)
+    )
 
 
 token_trajectories = jax.jit(decoding.token_trajectories, static_argnums=0)
@@ -76,7 +78,9 @@ def answers(policy, layout, samples, mode="true", *, batch=64, key, count=1, tem
     for number, first in enumerate(range(0, n, batch)):
         rows = np.arange(first, first + batch) % n
         history = (samples["ego_history_xyz"][rows], samples["ego_history_rot"][rows])
-        out = answer_batch(policy, layout, shown[rows], history, jax.random.fold_in(key, number), count, temperature)
+        out = answer_batch(
+            policy, layout, shown[rows], history, jax.random.fold_in(key, number), count, temperature
+        )
         parts.append(jax.device_get(out))
     ids, complete, tokens, flow, valid = (np.concatenate(part)[:n] for part in zip(*parts, strict=True))
     texts = decoding.reasonings(policy.config, policy.vocabulary, ids[:, 0])
@@ -94,4 +98,3 @@ def displacement(trajectories, future):
     gap = np.asarray(trajectories, np.float64)[..., :2] - np.asarray(future, np.float64)[:, None, :, :2]
     distance = np.linalg.norm(gap, axis=-1)
     return distance.mean(-1), distance[..., -1]
-

@@ -22,7 +22,13 @@ def open_loop_of(policy, layout, samples, *, batch, key, seed=0, count=0, temper
     if count:
         rows = max(batch // count, 1)
         several = open_loop.answers(
-            policy, layout, samples, batch=rows, key=jax.random.fold_in(key, 8), count=count, temperature=temperature
+            policy,
+            layout,
+            samples,
+            batch=rows,
+            key=jax.random.fold_in(key, 8),
+            count=count,
+            temperature=temperature,
         )
     truth = open_loop.true_texts(policy, samples)
     return tables.open_loop_tables(by_mode, samples, truth, sampling.family_names(), seed, several)

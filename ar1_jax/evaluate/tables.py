@@ -31,7 +31,10 @@ def decision_cells(longitudinal, lateral, samples, draws, valid):
     """Cells of the first three columns for predicted i32 [n] each, over the scenes where valid [n]."""
     right = (longitudinal == samples["longitudinal"]) & (lateral == samples["lateral"])
     cells = {"decision": percent(bootstrap.mean(right, draws, valid))}
-    for name, predicted, closed in (("longitudinal", longitudinal, coc.LONGITUDINAL), ("lateral", lateral, coc.LATERAL)):
+    for name, predicted, closed in (
+        ("longitudinal", longitudinal, coc.LONGITUDINAL),
+        ("lateral", lateral, coc.LATERAL),
+    ):
         truth = np.where(valid, samples[name], -1)
         cells[name] = percent(bootstrap.macro_recall(predicted, truth, len(closed), draws))
     return cells
@@ -132,7 +135,10 @@ def console(rows, title):
     columns = used(rows)
     body = [["", *columns], *([name, *(show(row.get(c), c) for c in columns)] for name, row in rows.items())]
     widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in body]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in body
+    ]
     return "\n".join([title, *lines])
 
 
@@ -141,9 +147,14 @@ def report(tables, about):
     rows = tables["all"]
     lines = ["# Open loop", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     lines += [f"- {claim}: {value:.2f}, {'yes' if holds else 'NO'}" for claim, value, holds in targets(rows)]
-    pages = [markdown(part, "all scenes" if name == "all" else f"family {name}") for name, part in tables.items()]
+    pages = [
+        markdown(part, "all scenes" if name == "all" else f"family {name}") for name, part in tables.items()
+    ]
     plain = {
-        name: {row: {column: dict(cell._asdict()) for column, cell in cells.items()} for row, cells in part.items()}
+        name: {
+            row: {column: dict(cell._asdict()) for column, cell in cells.items()}
+            for row, cells in part.items()
+        }
         for name, part in tables.items()
     }
     found = [{"claim": claim, "value": value, "holds": bool(holds)} for claim, value, holds in targets(rows)]

@@ -122,7 +122,9 @@ def fit(state, progress, parts, settings, key):
     while progress.step < progress.plan.total and not parts.stop():
         step = progress.step
         batch = {name: value for name, value in next(parts.batches).items() if name not in HOST_ONLY}
-        state, metrics = parts.step(state, batch, knobs(settings, progress.plan, step), jax.random.fold_in(key, step))
+        state, metrics = parts.step(
+            state, batch, knobs(settings, progress.plan, step), jax.random.fold_in(key, step)
+        )
         pending.append(metrics)
         progress.step, progress.data = step + 1, parts.batches.get_state()
         if settings.minutes and not progress.measured and progress.step in MEASURED:

@@ -2,7 +2,8 @@
 
 A table is a sequence of (regular expression, value); the first that matches a parameter's whole path
 ("policy/vlm/model/visual/merger/linear_fc1/kernel") gives its value. A pattern that matches nothing and a parameter
-that nothing matches are errors, all named at once. The learning rate is an argument of `update`, not state: a plan may change.
+that nothing matches are errors, all named at once. The learning rate is no part of it: the step multiplies by it,
+since the plan of a run may change.
 """
 
 import jax
@@ -37,7 +38,7 @@ def by_pattern(tree, table, name):
 
 
 def read_table(text):
-    """"policy/vlm/.*=0.1,.*=1" -> ((pattern, 0.1), (pattern, 1.0)); ConfigError names the rows that are no rows."""
+    """ "policy/vlm/.*=0.1,.*=1" -> ((pattern, 0.1), (pattern, 1.0)); ConfigError names the rows that are no rows."""
     rows, problems = [], []
     for part in text.split(","):
         pattern, _, value = part.strip().rpartition("=")

@@ -12,7 +12,7 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Length of a run. `total` steps; from `anchor` on (0 at first) the decay goes on from `progress` to 1 at `total`."""
+    """Length of a run: `total` steps; from `anchor` on (0 at first) the decay goes from `progress` to 1 at `total`."""
 
     total: int
     warmup: int
@@ -37,4 +37,3 @@ class Plan:
         if step <= self.warmup:
             return dataclasses.replace(self, total=total, anchor=0, progress=0.0)
         return dataclasses.replace(self, total=total, anchor=step, progress=self.decay(step - 1))
-

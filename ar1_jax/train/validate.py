@@ -31,7 +31,9 @@ class Validation:
         out = {}
         for mode in self.modes:
             images = MODES[mode](self.samples["images"])
-            seen = [self._look(params, head, images, first, key) for first in range(0, len(images), self.batch)]
+            seen = [
+                self._look(params, head, images, first, key) for first in range(0, len(images), self.batch)
+            ]
             total = {name: np.concatenate([np.atleast_1d(part[name]) for part in seen]) for name in seen[0]}
             out[f"decision/{mode}"] = float(total["decision"].mean())
             out[f"right/{mode}"] = 100.0 * float(total["right"].mean())
@@ -47,8 +49,13 @@ class Validation:
     def _summary(self, seen, total, names):
         found, there = (sum(part[name] for part in seen) for name in ("found", "there"))
         recall = 100.0 * found / np.maximum(there, 1)
-        out = {"tokens": float(total["tokens"].sum() / total["weight"].sum()), "actions": float(total["actions"].mean())}
+        out = {
+            "tokens": float(total["tokens"].sum() / total["weight"].sum()),
+            "actions": float(total["actions"].mean()),
+        }
         if "flow" in total:
             out["flow"] = float(total["flow"].mean())
         out["loss"] = out["tokens"] + out.get("flow", 0.0)
-        return out | {f"cells/{name}": float(r) for name, r, n in zip(names, recall, there, strict=True) if n > 0}
+        return out | {
+            f"cells/{name}": float(r) for name, r, n in zip(names, recall, there, strict=True) if n > 0
+        }

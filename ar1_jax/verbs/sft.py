@@ -19,7 +19,7 @@ from ar1_jax.policy import loading
 from ar1_jax.train import loop, optimizer, schedule, step, validate
 
 WINDOW = 8  # decision words lie among the first tokens of a completion
-SHOWN = ("samples_per_second", "rate", "loss", "tokens", "decision", "cells", "flow", "validation/loss", "validation/flow",
+SHOWN = ("samples_per_second", "rate", "loss", "tokens", "decision", "cells", "flow", "validation/loss",
          *(f"validation/{what}/{mode}" for what in ("decision", "right") for mode in validate.MODES))  # fmt: skip
 
 
@@ -34,9 +34,18 @@ def run(config) -> int:
     state, progress = trainer.start()
     total = f"{progress.plan.total} steps" if config.steps else f"{config.minutes:g} minutes"
     with runlog.RunLog(folder, progress.plan.total, progress.step) as log, signals.catch() as stop:
-        log.say(f"sft: {trees.count(policy.params):,} parameters, {len(layout.ids)} prompt tokens, {total}, in {folder}")
+        log.say(
+            f"sft: {trees.count(policy.params):,} parameters, {len(layout.ids)} prompt tokens, {total}, in {folder}"
+        )
         batches = trainer.batches(world)
-        parts = loop.Parts(trainer.step, trainer.validate, trainer.save, trainer.logger(log, progress), stop.anywhere, batches)
+        parts = loop.Parts(
+            trainer.step,
+            trainer.validate,
+            trainer.save,
+            trainer.logger(log, progress),
+            stop.anywhere,
+            batches,
+        )
         state, progress = loop.fit(state, progress, parts, trainer.settings, jax.random.key(config.seed))
         if progress.step < progress.plan.total:
             log.say(f"stopped by {stop.signal_name} at step {progress.step}; call again to continue")
@@ -58,8 +67,12 @@ class Trainer:
     def __init__(self, config, policy, layout, held, folder):
         c, self.config, self.folder = config, config, folder
         rules, encode = policy.config.grammar("tokens"), samples.encoder(policy.config, layout)
-        head = step.init_head(jax.random.key(c.seed + 1), policy.config.model.text.hidden_size, held["cells"].shape[-1])
-        self.recipe = step.Recipe(c.loss.flow_draws, c.loss.flow, c.loss.cells_positive, c.loss.tokens, c.loss.strict)
+        head = step.init_head(
+            jax.random.key(c.seed + 1), policy.config.model.text.hidden_size, held["cells"].shape[-1]
+        )
+        self.recipe = step.Recipe(
+            c.loss.flow_draws, c.loss.flow, c.loss.cells_positive, c.loss.tokens, c.loss.strict
+        )
         optimum = c.optimizer
         self.optimizer = optimizer.adamw(
             step.trained(policy.params, head), b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay,
@@ -83,11 +96,16 @@ class Trainer:
             return state, progress
         found = runs.restore(self.folder / "checkpoints", self.items(state), fall_back=True)
         rest = found.optimizer
-        return step.State(found.params, rest["head"], rest["adam"], rest["stuck"]), loop.Progress.from_dict(found.loop)
+        return step.State(found.params, rest["head"], rest["adam"], rest["stuck"]), loop.Progress.from_dict(
+            found.loop
+        )
 
     def items(self, state):
         """The state as the two trees of a checkpoint: the policy alone, and all else."""
-        return {"params": state.params, "optimizer": {"adam": state.optimizer, "head": state.head, "stuck": state.stuck}}
+        return {
+            "params": state.params,
+            "optimizer": {"adam": state.optimizer, "head": state.head, "stuck": state.stuck},
+        }
 
     def save(self, state, progress, best):
         """Writes checkpoints/<step>, and best/<step> where this is the best so far."""
@@ -98,11 +116,15 @@ class Trainer:
 
     def best(self, progress):
         """Parameters of the lowest validation loss."""
-        return runs.restore(self.folder / "best", {"params": self.fresh().params}, step=progress.best_step).params
+        return runs.restore(
+            self.folder / "best", {"params": self.fresh().params}, step=progress.best_step
+        ).params
 
     def validate(self, state, at):
         """Validation with the same flow draws at every step."""
-        return self.look(state.params, state.head, jax.random.key(self.config.seed + 2), samples.cell_classes())
+        return self.look(
+            state.params, state.head, jax.random.key(self.config.seed + 2), samples.cell_classes()
+        )
 
     def batches(self, world):
         """The training iterator."""
@@ -119,7 +141,11 @@ class Trainer:
         def write(at, values):
             log.total_steps = progress.plan.total
             log.log(at, values, show=False)
-            short = {name.split("/", 1)[1] if "/" in name else name: value for name, value in values.items() if name in SHOWN}
+            short = {
+                name.split("/", 1)[1] if "/" in name else name: value
+                for name, value in values.items()
+                if name in SHOWN
+            }
             log.say(log.line(at, short))
 
         return write
@@ -132,9 +158,12 @@ def finish(config, policy, layout, progress, folder, log):
     about = {
         "run": config.name, "command": command(), "seed": config.seed, "steps": progress.step,
         "samples": progress.step * config.batch, "minutes": round(progress.seconds / 60.0, 1),
-        "test scenes": config.test.scenes, "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}",
+        "test scenes": config.test.scenes,
+        "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}",
     }  # fmt: skip
-    tables = report.open_loop_of(policy, layout, test, batch=config.test.batch, key=jax.random.key(config.seed + 3))
+    tables = report.open_loop_of(
+        policy, layout, test, batch=config.test.batch, key=jax.random.key(config.seed + 3)
+    )
     text = report.write(tables, about, folder / "open_loop", log.say)
     if config.export:
         try:

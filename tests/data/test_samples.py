@@ -40,7 +40,9 @@ def test_action_ids_drive_where_the_world_drove():
     gap = np.linalg.norm(np.asarray(xyz)[:, 0, :, :2] - WORLD["ego_future_xyz"][..., :2], axis=-1)
     assert gap.mean() < 0.6  # metres; what 65 bins a channel and 0.4 s controls cost
     ahead = np.asarray(WORLD["ego_future_xyz"])
-    assert np.linalg.norm(ahead - ahead[::-1], axis=-1).mean() > 3.0  # the probe: other scenes are farther away
+    assert (
+        np.linalg.norm(ahead - ahead[::-1], axis=-1).mean() > 3.0
+    )  # the probe: other scenes are farther away
 
 
 def test_cells_stand_in_the_order_of_the_image_tokens():
@@ -70,7 +72,9 @@ def test_a_sample_depends_on_its_number_only():
 def test_texts_that_cannot_be_said_are_named():
     bins = np.zeros((2, 2 * RULES.controls), np.int32)
     with pytest.raises(errors.DataError, match="2 of 2 texts") as caught:
-        completions.build(POLICY.vocabulary, RULES, ["Stop, keep lane: zebra.", " ".join(["road"] * 30)], bins)
+        completions.build(
+            POLICY.vocabulary, RULES, ["Stop, keep lane: zebra.", " ".join(["road"] * 30)], bins
+        )
     assert "zebra" in str(caught.value) and "at most 18" in str(caught.value)
 
 
@@ -78,7 +82,10 @@ def test_prompts_of_samples_equal_prompts_of_scenes():
     from ar1_jax.core.types import Scene
 
     scene = Scene(
-        SAMPLES["images"][3], np.asarray(api.CAMERA_IDS, np.int32), SAMPLES["ego_history_xyz"][3], SAMPLES["ego_history_rot"][3]
+        SAMPLES["images"][3],
+        np.asarray(api.CAMERA_IDS, np.int32),
+        SAMPLES["ego_history_xyz"][3],
+        SAMPLES["ego_history_rot"][3],
     )
     one = prompts.batch(POLICY.config, [prompts.encode_scene(POLICY.config, POLICY.templates, scene)])
     many = samples.encoder(POLICY.config, LAYOUT)(SAMPLES)

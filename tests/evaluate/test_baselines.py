@@ -14,7 +14,11 @@ def drive(speed, curvature, times):
         dt, x, y, yaw = end / n, 0.0, 0.0, 0.0
         for _ in range(n):
             middle = yaw + 0.5 * dt * speed * curvature
-            x, y, yaw = x + dt * speed * np.cos(middle), y + dt * speed * np.sin(middle), yaw + dt * speed * curvature
+            x, y, yaw = (
+                x + dt * speed * np.cos(middle),
+                y + dt * speed * np.sin(middle),
+                yaw + dt * speed * curvature,
+            )
         poses.append((x, y, yaw))
     poses = np.array(poses)
     return poses[:, :2], poses[:, 2]

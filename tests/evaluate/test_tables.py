@@ -7,7 +7,11 @@ import numpy as np
 from ar1_jax.evaluate import bootstrap, open_loop, tables
 from ar1_jax.text import coc
 
-KEEP, STOP, LEFT = coc.LONGITUDINAL.index("set_speed"), coc.LONGITUDINAL.index("stop"), coc.LATERAL.index("nudge_out_left")
+KEEP, STOP, LEFT = (
+    coc.LONGITUDINAL.index("set_speed"),
+    coc.LONGITUDINAL.index("stop"),
+    coc.LATERAL.index("nudge_out_left"),
+)
 LANE = coc.LATERAL.index("lane_keeping")
 TIMES = 0.1 * np.arange(1, 65)
 EIGHT = np.stack([8.0 * TIMES, 0 * TIMES, 0 * TIMES], -1)  # straight on at 8 m/s
@@ -26,12 +30,16 @@ TRUTH = ["a", "b", "c", "d"]
 def answers(longitudinal, lateral, texts, scale=1.0):
     paths = (SAMPLES["ego_future_xyz"] * [scale, 1, 1])[:, None]
     ones = np.ones(4, bool)
-    return open_loop.Answers(texts, np.array(longitudinal), np.array(lateral), ones, paths, paths + [0, 3.0, 0], ones[:, None])
+    return open_loop.Answers(
+        texts, np.array(longitudinal), np.array(lateral), ones, paths, paths + [0, 3.0, 0], ones[:, None]
+    )
 
 
 TRUE = answers([KEEP, KEEP, STOP, STOP], [LANE, LANE, LANE, LEFT], ["a", "b", "x", "d"])
 BLIND = answers([KEEP] * 4, [LANE] * 4, [""] * 4, scale=0.5)
-FOUND = tables.open_loop_tables({"true": TRUE, "shuffled": BLIND, "none": BLIND}, SAMPLES, TRUTH, ("free", "other"))
+FOUND = tables.open_loop_tables(
+    {"true": TRUE, "shuffled": BLIND, "none": BLIND}, SAMPLES, TRUTH, ("free", "other")
+)
 
 
 def value(row, column, table="all"):
@@ -54,8 +62,13 @@ def test_distances_by_hand():
     mean_way = 8.0 * TIMES.mean()
     assert value("policy, true images", "ade_tokens") == 0.0
     assert value("policy, true images", "ade_flow") == 3.0
-    np.testing.assert_allclose(value("policy, none images", "ade_tokens"), mean_way * (3 * 0.5 + 0.25) / 4, atol=1e-5)
-    for row in ("constant velocity", "constant speed and curvature"):  # wrong only where the truth goes at 4 m/s
+    np.testing.assert_allclose(
+        value("policy, none images", "ade_tokens"), mean_way * (3 * 0.5 + 0.25) / 4, atol=1e-5
+    )
+    for row in (
+        "constant velocity",
+        "constant speed and curvature",
+    ):  # wrong only where the truth goes at 4 m/s
         np.testing.assert_allclose(value(row, "ade_tokens"), mean_way * 0.5 / 4, atol=1e-5)
     _, final = open_loop.displacement(TRUE.flow + [4.0, 0, 0], SAMPLES["ego_future_xyz"])
     np.testing.assert_allclose(final, 5.0)
@@ -63,13 +76,17 @@ def test_distances_by_hand():
 
 def test_the_best_of_several_plans_counts():
     several = TRUE._replace(flow=np.concatenate([TRUE.flow, TRUE.tokens], axis=1))
-    found = tables.open_loop_tables({"true": TRUE, "shuffled": BLIND, "none": BLIND}, SAMPLES, TRUTH, ("free", "other"), 0, several)
+    found = tables.open_loop_tables(
+        {"true": TRUE, "shuffled": BLIND, "none": BLIND}, SAMPLES, TRUTH, ("free", "other"), 0, several
+    )
     assert found["all"]["policy, true images"]["min_ade"].value == 0.0
 
 
 def test_targets_are_met_by_sight_and_missed_without():
     assert [holds for _, _, holds in tables.targets(FOUND["all"])] == [True] * 5
-    blind = tables.open_loop_tables({"true": BLIND, "shuffled": BLIND, "none": TRUE}, SAMPLES, TRUTH, ("free", "other"))
+    blind = tables.open_loop_tables(
+        {"true": BLIND, "shuffled": BLIND, "none": TRUE}, SAMPLES, TRUTH, ("free", "other")
+    )
     assert [holds for _, _, holds in tables.targets(blind["all"])] == [False] * 5
 
 

@@ -9,7 +9,6 @@ import pytest
 from ar1_jax.core import errors
 from ar1_jax.data import pipeline, reuse
 from ar1_jax.train import loop, optimizer, schedule, step
-
 from tests.train import tiny
 
 LAYOUT = reuse.Layout(batch=2, chunk=2, block=4, reuse=2, seed=3)
@@ -21,7 +20,10 @@ KEY = jax.random.key(5)
 
 
 def chunk(number):
-    return tiny.batch(number) | {"images": np.full((2, 1, 1, 2, 2, 3), number % 256, "uint8"), "seed": np.arange(2)}
+    return tiny.batch(number) | {
+        "images": np.full((2, 1, 1, 2, 2, 3), number % 256, "uint8"),
+        "seed": np.arange(2),
+    }
 
 
 class Disk:
@@ -38,7 +40,15 @@ class Disk:
         self.logged.append((at, values))
 
 
-def run(disk, settings, state=None, progress=None, stop=lambda: False, take=STEP, validate=lambda s, n: {"loss": 1.0 / n}):
+def run(
+    disk,
+    settings,
+    state=None,
+    progress=None,
+    stop=lambda: False,
+    take=STEP,
+    validate=lambda s, n: {"loss": 1.0 / n},
+):
     progress = progress or loop.Progress(schedule.Plan(total=6, warmup=2, floor=0.05))
     batches = pipeline.training_iterator(chunk, LAYOUT, pipeline.Augment(), threads=1, ahead=2)
     parts = loop.Parts(take, validate, disk.save, disk.log, stop, batches)
@@ -53,11 +63,18 @@ def test_three_and_three_steps_equal_six_bit_for_bit():
     final, _ = run(whole, SETTINGS)
     assert [json.loads(p)["step"] for _, p in whole.saved] == [3, 6]
     state, text = whole.saved[0]  # killed after its first checkpoint, then called again
-    again, progress = run(resumed, SETTINGS, jax.tree.map(jax.numpy.array, state), loop.Progress.from_dict(json.loads(text)))
+    again, progress = run(
+        resumed, SETTINGS, jax.tree.map(jax.numpy.array, state), loop.Progress.from_dict(json.loads(text))
+    )
     assert progress.step == 6 and progress.data == {"next_index": 6}
-    for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(final), jax.tree.leaves(again), strict=True):
+    for (path, want), got in zip(
+        jax.tree_util.tree_leaves_with_path(final), jax.tree.leaves(again), strict=True
+    ):
         np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))
-    assert any((np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(final.params), jax.tree.leaves(state.params)))
+    assert any(
+        (np.asarray(a) != b).any()
+        for a, b in zip(jax.tree.leaves(final.params), jax.tree.leaves(state.params))
+    )
     assert whole.logged[-1][1] == resumed.logged[-1][1]
 
 
@@ -93,7 +110,9 @@ def test_a_time_budget_is_met_also_when_the_speed_changes(monkeypatch, faster):
     settings = loop.Settings(rate=0.01, minutes=10.0, validate_every=0.1, log_every=10)
     progress = loop.Progress(schedule.Plan(total=10_000, warmup=30, floor=0.05))
     disk = Disk()
-    _, progress = run(disk, settings, step.init_state(PARAMS, HEAD, TX), progress, take=take, validate=validate)
+    _, progress = run(
+        disk, settings, step.init_state(PARAMS, HEAD, TX), progress, take=take, validate=validate
+    )
     assert 560 < clock[0] < 620
     assert disk.logged[-1][0] == progress.step == progress.plan.total
     assert progress.plan.factor(progress.step - 1) == 0.05

@@ -10,7 +10,10 @@ from ar1_jax.train import optimizer
 RNG = np.random.default_rng(0)
 PARAMS = {
     "vision": {"kernel": RNG.normal(size=(3, 2)).astype("float32"), "bias": np.ones(2, "float32")},
-    "text": {"input_layernorm": np.ones((2, 2), "float32"), "kernel": RNG.normal(size=(2, 2)).astype("float32")},
+    "text": {
+        "input_layernorm": np.ones((2, 2), "float32"),
+        "kernel": RNG.normal(size=(2, 2)).astype("float32"),
+    },
 }
 GRADS = [jax.tree.map(lambda p: RNG.normal(size=p.shape).astype("float32"), PARAMS) for _ in range(3)]
 
@@ -43,7 +46,9 @@ def run(rates):
 @pytest.mark.parametrize("vision", [1.0, 0.1, 0.0])
 def test_three_steps_match_adam_written_out(vision):
     got = run(((r"vision/.*", vision), (r".*", 1.0)))
-    want = reference(PARAMS, lambda n: vision if n.startswith("vision") else 1.0, lambda n: 0.05 * n.endswith("kernel"))
+    want = reference(
+        PARAMS, lambda n: vision if n.startswith("vision") else 1.0, lambda n: 0.05 * n.endswith("kernel")
+    )
     for name in want:
         np.testing.assert_allclose(got[name], want[name], atol=2e-6, err_msg=name)
 

@@ -28,4 +28,3 @@ def test_a_revised_plan_goes_on_without_a_jump_and_ends_at_the_floor():
         assert abs(plan.factor(step) - before) < 0.01
         assert plan.factor(total - 1) == 0.05
     assert plan.revise(50, 200) == schedule.Plan(total=200, warmup=100, floor=0.05)
-

@@ -8,7 +8,6 @@ import pytest
 from ar1_jax.core import trees
 from ar1_jax.models import alpamayo
 from ar1_jax.train import optimizer, step
-
 from tests.train import tiny
 
 BATCH, PARAMS = tiny.batch(), tiny.params()
@@ -126,7 +125,9 @@ def test_ten_steps_lower_the_loss_and_a_bad_batch_changes_nothing_but_the_count(
     state, metrics = STEP(state, bad, KNOBS, KEY)
     state, metrics = STEP(state, bad, KNOBS, KEY)
     assert int(metrics["stuck"]) == 2
-    for old, new in zip(jax.tree.leaves((before.params, before.optimizer)), jax.tree.leaves((state.params, state.optimizer))):
+    for old, new in zip(
+        jax.tree.leaves((before.params, before.optimizer)), jax.tree.leaves((state.params, state.optimizer))
+    ):
         np.testing.assert_array_equal(old, new)
     assert int(STEP(state, BATCH, KNOBS, KEY)[1]["stuck"]) == 0
 

@@ -6,7 +6,13 @@ import numpy as np
 
 from ar1_jax.models import alpamayo, config, grammar
 
-B, IMAGES, TOKENS, PROMPT, CLASSES = 2, 2, 2, 7, 3  # TOKENS of an image: a grid of 2 x 4 patches, merged 2 x 2
+B, IMAGES, TOKENS, PROMPT, CLASSES = (
+    2,
+    2,
+    2,
+    7,
+    3,
+)  # TOKENS of an image: a grid of 2 x 4 patches, merged 2 x 2
 IMAGE = 1
 WORDS = dict(stop=10, go=11, left=12, comma=13, colon=14, cause=15)
 RULES = grammar.Grammar(
@@ -47,7 +53,9 @@ def batch(seed=0, rows=B):
         actions = np.stack([rng.integers(20, 24, 3), rng.integers(24, 28, 3)], 1).ravel()
         line = [*words, RULES.cot_end, RULES.trigger, *actions, RULES.future_end]
         ids[row, : len(line)] = line
-        decision[row, : words.index(w["colon"])] = [word != w["comma"] for word in words[: words.index(w["colon"])]]
+        decision[row, : words.index(w["colon"])] = [
+            word != w["comma"] for word in words[: words.index(w["colon"])]
+        ]
     real = np.array(grammar.mask(RULES, ids))
     return {
         "pixels": rng.normal(size=(rows, IMAGES, 8, 1536)).astype("float32"),
