@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ar1_jax.core import errors
-from ar1_jax.images import resize as resizing
+from ar1_jax.images import bicubic
 
 PATCH, MERGE, TEMPORAL = 16, 2, 2
 FACTOR = PATCH * MERGE
@@ -78,6 +78,6 @@ def preprocess(images: np.ndarray, min_pixels: int, max_pixels: int) -> tuple[np
     if images.ndim != 4:
         raise errors.ImageError(f"images: shape {images.shape}, expected [N, height, width, 3]")
     height, width = target_size(*images.shape[1:3], min_pixels, max_pixels)
-    pixels = np.asarray(patchify(resizing.resize(images, height, width)))
+    pixels = np.asarray(patchify(bicubic.resize(images, height, width)))
     grid = np.tile(np.array([1, height // PATCH, width // PATCH]), (len(images), 1))
     return pixels.reshape(-1, COLUMNS), grid

@@ -169,3 +169,16 @@ def test_unknown_config_keys_are_refused_by_name():
         actions.initial_speed(*motions.batch("brake", 1)[:2], {"accel_men": 0.0})
     with pytest.raises(actions.config.errors.ConfigError, match="spacing"):
         actions.ids_to_actions(np.zeros(2, int), {"spacing": "cubic"})
+
+
+def test_decoder_is_differentiable_in_its_actions():
+    """The gradient of the last waypoint equals finite differences."""
+    past = tuple(x[:1] for x in motions.batch("cruise", 1)[:2])
+    controls = np.full((1, 16, 2), 0.3, "float32")
+    last = jax.jit(lambda a: actions.unicycle_decode(a, *past, SPACE)[0][0, -1, 1])
+    gradient = np.asarray(jax.grad(last)(controls))
+    for i, j in ((0, 1), (7, 0), (12, 1)):
+        step = np.zeros_like(controls)
+        step[0, i, j] = 1e-2
+        want = (last(controls + step) - last(controls - step)) / 2e-2
+        np.testing.assert_allclose(gradient[0, i, j], want, rtol=2e-2, atol=2e-3)
