@@ -40,7 +40,9 @@ def split_seeds(split: str, n: int, start: int = 0) -> np.ndarray:
     return np.arange(start, start + n, dtype=np.int64) + _SPLITS[split]
 
 
-def make_batch(seeds, families: Sequence[str] | None = None, *, frames: int = 1, frame_step: float = 0.1) -> dict:
+def make_batch(
+    seeds, families: Sequence[str] | None = None, *, frames: int = 1, frame_step: float = 0.1
+) -> dict:
     """int64 [B] seeds -> dict of NumPy arrays, one scene a seed. `families`: names to draw from (None: all).
 
     images u8 [B, C, T, 96, 160, 3]; camera_ids i32 [C]; ego_history_xyz f32 [B, 16, 3], ego_history_rot f32
@@ -58,7 +60,9 @@ def make_batch(seeds, families: Sequence[str] | None = None, *, frames: int = 1,
     for chunk in filled.reshape(-1, CHUNK):
         halves = chunk.view(np.uint32).reshape(CHUNK, 2)
         parts.append(_chunk(halves, weight, frames, float(frame_step)))
-    batch = {name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(seeds)] for name in parts[0]}
+    batch = {
+        name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(seeds)] for name in parts[0]
+    }
     batch["camera_ids"] = np.asarray(CAMERA_IDS, np.int32)
     batch["seed"] = seeds
     return batch
@@ -67,7 +71,10 @@ def make_batch(seeds, families: Sequence[str] | None = None, *, frames: int = 1,
 def texts(batch: dict) -> list[str]:
     """The Chain of Causation of each scene of a batch."""
     rows = zip(batch["longitudinal"], batch["lateral"], batch["causes"], strict=True)
-    return [coc.write(coc.LONGITUDINAL[i], coc.LATERAL[j], [coc.cause_of(*map(int, cause))]) for i, j, cause in rows]
+    return [
+        coc.write(coc.LONGITUDINAL[i], coc.LATERAL[j], [coc.cause_of(*map(int, cause))])
+        for i, j, cause in rows
+    ]
 
 
 def seed_key(halves):
@@ -90,7 +97,13 @@ def _scene(halves, weight, frames, frame_step):
     total = lambda name: sum(getattr(shot, name) for shot in shots)
     named = labels.label(world, decision, total("box_pixels"), total("shining"))
     red = (world.light.state == state.RED) | (world.light.state == state.YELLOW)
-    road = (world.road.curvature, -state.KERB, state.KERB, jnp.where(red, world.light.stop, NO_LINE), world.light.state)
+    road = (
+        world.road.curvature,
+        -state.KERB,
+        state.KERB,
+        jnp.where(red, world.light.stop, NO_LINE),
+        world.light.state,
+    )
     return {
         "images": jnp.stack([shot.images for shot in shots], 1),
         "cells": jnp.stack([shot.cells for shot in shots], 1),

@@ -11,8 +11,19 @@ from ar1_jax.geometry import arcs
 from ar1_jax.world import motion, state
 from ar1_jax.world.state import World
 
-CELL_CLASSES = ("red_lamp", "yellow_lamp", "green_lamp", "brake_light", "person_on_road_left", "person_on_road_right",
-                "person_aside", "lead_vehicle", "vehicle_aside", "blocking_vehicle_left", "blocking_vehicle_right")  # fmt: skip
+CELL_CLASSES = (
+    "red_lamp",
+    "yellow_lamp",
+    "green_lamp",
+    "brake_light",
+    "person_on_road_left",
+    "person_on_road_right",
+    "person_aside",
+    "lead_vehicle",
+    "vehicle_aside",
+    "blocking_vehicle_left",
+    "blocking_vehicle_right",
+)
 CLASS = {name: index for index, name in enumerate(CELL_CLASSES)}
 NOTHING = -1
 
@@ -51,7 +62,7 @@ def _boxes(centre, half, colour, yaw, kind, lit, label, valid):
 
 
 def of_world(world: World, time=0.0) -> Boxes:
-    """All boxes at `time` [] s from t0, in the ego frame at t0. The first are at fixed places: VEHICLE_BODY ... LIGHT."""
+    """All boxes at `time` [] s from t0, in the ego frame at t0; the first at fixed places: VEHICLE_BODY ... LIGHT."""
     parts = (*_vehicles(world, time), _persons(world, time), *_light(world), *_scenery(world))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -113,7 +124,9 @@ def _light(world):
     colour = jnp.array([(0.07, 0.07, 0.07), (0.35, 0.36, 0.37), (0.35, 0.36, 0.37)])
     kind = jnp.array([KIND["housing"], KIND["pole"], KIND["pole"]])
     labels = jnp.stack([label, NOTHING, NOTHING])
-    return (_boxes(jnp.stack([x, y, z], -1), half, colour, heading, kind, light.state, labels, light.state > 0),)
+    return (
+        _boxes(jnp.stack([x, y, z], -1), half, colour, heading, kind, light.state, labels, light.state > 0),
+    )
 
 
 def _scenery(world):

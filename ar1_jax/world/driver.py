@@ -24,7 +24,7 @@ FAR = 1e3
 
 
 class Decision(NamedTuple):
-    """What the driver reacts to. longitudinal, lateral are indices: 0 keep, else the rule that holds (see decide)."""
+    """What the driver reacts to, and where."""
 
     stop: jax.Array  # [] light demands a stop
     yields: jax.Array  # [] a person is on the road
@@ -42,7 +42,11 @@ def decide(world: World) -> Decision:
     gap = state.gap(agents)
     nearest = lambda mask, value: jnp.min(jnp.where(mask, value, FAR))
     stop = (light.state == state.RED) | (light.state == state.YELLOW)
-    on_road, braking, blocking = state.is_on_road(agents), state.is_braking_lead(agents), state.is_blocking(agents)
+    on_road, braking, blocking = (
+        state.is_on_road(agents),
+        state.is_braking_lead(agents),
+        state.is_blocking(agents),
+    )
     lead_room = gap + agents.speed**2 / (2.0 * jnp.maximum(-agents.accel, 0.1)) - ROOM_LEAD
     distance = jnp.minimum(nearest(on_road, gap - ROOM_AHEAD), nearest(braking, lead_room))
     distance = jnp.minimum(distance, jnp.where(stop, light.stop - state.EGO_FRONT - ROOM_LINE, FAR))
@@ -50,9 +54,17 @@ def decide(world: World) -> Decision:
     side = -jnp.sign(agents.d[first]) * jnp.any(blocking)
     near_side = jnp.abs(agents.d[first]) - agents.size[first, 1] / 2.0
     offset = side * jnp.maximum(CLEARANCE + state.EGO_WIDTH / 2.0 - near_side, 0.0)
-    half = agents.size[first, 0] / 2.0
-    return Decision(stop, jnp.any(on_road), jnp.any(braking), side, distance, offset,
-                    agents.s[first] - half - state.EGO_FRONT - 1.0, agents.s[first] + half + state.EGO_REAR + 1.0)  # fmt: skip
+    near, far = agents.s[first] - agents.size[first, 0] / 2.0, agents.s[first] + agents.size[first, 0] / 2.0
+    return Decision(
+        stop=stop,
+        yields=jnp.any(on_road),
+        follows=jnp.any(braking),
+        nudges=side,
+        distance=distance,
+        offset=offset,
+        begin=near - state.EGO_FRONT - 1.0,
+        end=far + state.EGO_REAR + 1.0,
+    )
 
 
 def stop_profile(speed, accel, distance, time):

@@ -18,9 +18,22 @@ from ar1_jax.world.state import World
 
 CAR = (4.5, 1.85, 1.5)  # length, width, height
 PERSON = (0.4, 0.7, 1.8)
-CAR_COLOURS = np.array([(0.78, 0.79, 0.8), (0.12, 0.13, 0.15), (0.45, 0.47, 0.5), (0.16, 0.25, 0.5), (0.5, 0.08, 0.07),
-                        (0.85, 0.84, 0.8), (0.1, 0.3, 0.25), (0.7, 0.6, 0.35)], np.float32)  # fmt: skip
-SHIRTS = np.array([(0.85, 0.45, 0.1), (0.15, 0.3, 0.75), (0.85, 0.8, 0.75), (0.55, 0.1, 0.4), (0.1, 0.5, 0.5)], np.float32)
+CAR_COLOURS = np.array(
+    [
+        (0.78, 0.79, 0.80),
+        (0.12, 0.13, 0.15),
+        (0.45, 0.47, 0.50),
+        (0.16, 0.25, 0.50),
+        (0.50, 0.08, 0.07),
+        (0.85, 0.84, 0.80),
+        (0.10, 0.30, 0.25),
+        (0.70, 0.60, 0.35),
+    ],
+    np.float32,
+)
+SHIRTS = np.array(
+    [(0.85, 0.45, 0.1), (0.15, 0.3, 0.75), (0.85, 0.8, 0.75), (0.55, 0.1, 0.4), (0.1, 0.5, 0.5)], np.float32
+)
 
 
 class Family(NamedTuple):
@@ -29,7 +42,7 @@ class Family(NamedTuple):
 
 
 def stopping_distance(speed):
-    """Shortest distance in which the driver's profile stops below 3.3 m/s2 and 3.2 m/s3 (driver.stop_profile), >= 12 m."""
+    """Shortest m in which the driver's profile stops below 3.3 m/s2 and 3.2 m/s3 (driver.stop_profile), >= 12."""
     return jnp.maximum(jnp.maximum(0.228 * speed**2, 0.7 * speed**1.5), 12.0)
 
 
@@ -47,18 +60,21 @@ def _pick(draw, table):
     return jnp.asarray(table)[(draw * len(table)).astype(jnp.int32)]
 
 
+_AT_REST = {"heading": 0.0, "speed": 0.0, "accel": 0.0, "cross": 0.0, "brake": False}
+
+
 def _car(agents, slot, draws, **fields):
-    """A car in a slot, its size within 8 % and its colour drawn from `draws` [2]."""
+    """A car in a slot, at rest unless `fields` say else, its size within 8 % and its colour drawn from `draws` [2]."""
     size = jnp.asarray(CAR, jnp.float32) * _between(draws[0], 0.94, 1.08)
-    defaults = {"heading": 0.0, "speed": 0.0, "accel": 0.0, "cross": 0.0, "brake": False}
-    return state.put(agents, slot, kind=state.VEHICLE, size=size, colour=_pick(draws[1], CAR_COLOURS),
-                     **{**defaults, **fields})  # fmt: skip
+    looks = {"kind": state.VEHICLE, "size": size, "colour": _pick(draws[1], CAR_COLOURS)}
+    return state.put(agents, slot, **{**_AT_REST, **looks, **fields})
 
 
 def _person(agents, slot, draws, **fields):
+    """A person in a slot, as _car."""
     size = jnp.asarray(PERSON, jnp.float32) * _between(draws[0], 0.94, 1.06)
-    defaults = {"heading": 0.0, "speed": 0.0, "accel": 0.0, "cross": 0.0, "brake": False}
-    return state.put(agents, slot, kind=state.PERSON, size=size, colour=_pick(draws[1], SHIRTS), **{**defaults, **fields})
+    looks = {"kind": state.PERSON, "size": size, "colour": _pick(draws[1], SHIRTS)}
+    return state.put(agents, slot, **{**_AT_REST, **looks, **fields})
 
 
 def _side(draw):
@@ -98,11 +114,11 @@ def _clear_junction(agents, stop):
 
 
 def pedestrian(key, world):
-    """A person: 56 % on the road, walking across from the side on which they are; else standing on the pavement."""
+    """A person: 60 % on the road, walking across from the side on which they are; else standing on the pavement."""
     draws = jax.random.uniform(key, (7,))
-    crosses, side = draws[0] < 0.56, _side(draws[1])
+    crosses, side = draws[0] < 0.6, _side(draws[1])
     s = state.EGO_FRONT + 3.5 + _stop_room(draws[2], world.ego.speed, 44.0)
-    d = side * jnp.where(crosses, _between(draws[3], 0.4, 4.2), _between(draws[3], 6.2, 7.4))
+    d = side * jnp.where(crosses, _between(draws[3], 0.4, 3.8), _between(draws[3], 6.2, 7.4))
     walk = jnp.where(crosses, -side * _between(draws[4], 1.1, 1.5), 0.0)
     agents = _person(world.agents, 4, draws[5:], s=s, d=d, cross=walk)
     vehicle = jnp.arange(state.AGENTS) < state.VEHICLE_SLOTS
@@ -111,7 +127,7 @@ def pedestrian(key, world):
 
 
 def nudge(key, world):
-    """A vehicle standing at one side: 88 % partly in the lane, so that the ego must straddle; else parked clear of it."""
+    """A vehicle standing at one side: 88 % partly in the lane, so that the ego must straddle, else parked clear."""
     draws = jax.random.uniform(key, (7,))
     blocks, side = draws[0] < 0.88, _side(draws[1])
     s = state.EGO_FRONT + 1.0 + CAR[0] / 2 + world.ego.speed * _between(draws[2], 2.4, 3.4) + 2.0
@@ -120,7 +136,9 @@ def nudge(key, world):
                   heading=_between(draws[4], -0.05, 0.05))  # fmt: skip
     beside = (jnp.abs(agents.s - s) < 45.0) | (agents.speed > state.STANDSTILL)
     others = (jnp.arange(state.AGENTS) > 0) & (agents.kind == state.VEHICLE)
-    agents = agents.replace(valid=agents.valid & ~(others & beside))  # room to swing out, nothing that hides it
+    agents = agents.replace(
+        valid=agents.valid & ~(others & beside)
+    )  # room to swing out, nothing that hides it
     return world.replace(agents=agents)
 
 
@@ -178,38 +196,47 @@ def _distractors(key):
                           size=jnp.ones((*many, 3)), colour=jnp.ones((*many, 3)), brake=jnp.zeros(many, bool),
                           valid=jnp.zeros(many, bool))  # fmt: skip
     draws = jax.random.uniform(key, (state.AGENTS, 6))
+    s_of = lambda slot, low, high: _between(draws[slot, 3], low, high)
     side = _side(draws[1, 0])
-    agents = _car(agents, 1, draws[1, 1:], s=_between(draws[1, 3], 10.0, 60.0), d=side * _between(draws[1, 4], 3.9, 4.5),
-                  valid=draws[1, 5] < 0.3)  # fmt: skip
-    agents = _car(agents, 2, draws[2, 1:], s=_between(draws[2, 3], 15.0, 80.0), d=3.7, heading=jnp.pi,
-                  speed=_between(draws[2, 4], 6.0, 12.0), valid=(draws[2, 5] < 0.4) & (side < 0))  # fmt: skip
-    agents = _car(agents, 3, draws[3, 1:], s=_between(draws[3, 3], 8.0, 40.0), d=-3.75, speed=9.0,
-                  brake=draws[3, 0] < 0.3, valid=(draws[3, 5] < 0.25) & (side > 0))  # fmt: skip
+    parked = side * _between(draws[1, 4], 3.9, 4.5)
+    agents = _car(agents, 1, draws[1, 1:], s=s_of(1, 10.0, 60.0), d=parked, valid=draws[1, 5] < 0.3)
+    oncoming = {"d": 3.7, "heading": jnp.pi, "speed": _between(draws[2, 4], 6.0, 12.0)}
+    agents = _car(
+        agents, 2, draws[2, 1:], s=s_of(2, 15.0, 80.0), valid=(draws[2, 5] < 0.4) & (side < 0), **oncoming
+    )
+    passing = {"d": -3.75, "speed": 9.0, "brake": draws[3, 0] < 0.3}
+    agents = _car(
+        agents, 3, draws[3, 1:], s=s_of(3, 8.0, 40.0), valid=(draws[3, 5] < 0.25) & (side > 0), **passing
+    )
     for slot in range(5, state.AGENTS):
-        draw = draws[slot]
-        agents = _person(agents, slot, draw[1:], s=_between(draw[3], 10.0, 60.0),
-                         d=_side(draw[0]) * _between(draw[4], 6.2, 7.6), valid=draw[5] < 0.17)  # fmt: skip
+        d = _side(draws[slot, 0]) * _between(draws[slot, 4], 6.2, 7.6)
+        agents = _person(
+            agents, slot, draws[slot, 1:], s=s_of(slot, 10.0, 60.0), d=d, valid=draws[slot, 5] < 0.17
+        )
     return agents
 
 
 def _scenery(key):
-    """Six trees, three houses, two each a side at least."""
+    """Six trees and three houses, on both sides in turn."""
     trees, houses = 6, 3
     draws = jax.random.uniform(key, (trees + houses, 6))
+    draw = lambda column, low, high: _between(draws[:, column], low, high)
     is_house = jnp.arange(trees + houses) >= trees
     side = jnp.where(jnp.arange(trees + houses) % 2 == 0, 1.0, -1.0)
-    tree_half = jnp.stack([_between(draws[:, 2], 1.0, 1.9)] * 2 + [_between(draws[:, 3], 1.2, 2.2)], -1)
-    house_half = jnp.stack([_between(draws[:, 2], 4.0, 7.0), _between(draws[:, 3], 3.5, 5.0),
-                            _between(draws[:, 4], 2.6, 4.5)], -1)  # fmt: skip
-    green = jnp.stack([_between(draws[:, 4], 0.1, 0.25), _between(draws[:, 5], 0.28, 0.42), draws[:, 4] * 0.0 + 0.1], -1)
-    walls = jnp.stack([_between(draws[:, 5], 0.5, 0.85), _between(draws[:, 5], 0.42, 0.78), _between(draws[:, 1], 0.35, 0.7)], -1)
+    either = lambda house, tree: jnp.where(is_house[:, None], jnp.stack(house, -1), jnp.stack(tree, -1))
     return state.Props(
         kind=is_house.astype(jnp.int32),
-        s=_between(draws[:, 0], 6.0, 85.0),
-        d=side * jnp.where(is_house, _between(draws[:, 1], 16.0, 24.0), _between(draws[:, 1], 9.8, 14.0)),
-        yaw=_between(draws[:, 5], -0.1, 0.1),
-        half=jnp.where(is_house[:, None], house_half, tree_half),
-        colour=jnp.where(is_house[:, None], walls, green),
+        s=draw(0, 6.0, 85.0),
+        d=side * jnp.where(is_house, draw(1, 16.0, 24.0), draw(1, 9.8, 14.0)),
+        yaw=draw(5, -0.1, 0.1),
+        half=either(
+            (draw(2, 4.0, 7.0), draw(3, 3.5, 5.0), draw(4, 2.6, 4.5)),
+            (draw(2, 1.0, 1.9), draw(2, 1.0, 1.9), draw(3, 1.2, 2.2)),
+        ),
+        colour=either(
+            (draw(5, 0.5, 0.85), draw(5, 0.42, 0.78), draw(1, 0.35, 0.7)),
+            (draw(4, 0.1, 0.25), draw(5, 0.28, 0.42), draw(4, 0.1, 0.1)),
+        ),
         bottom=jnp.where(is_house, 0.0, 1.6),
         valid=jnp.ones(trees + houses, bool),
     )

@@ -62,10 +62,16 @@ def _cause(world: World, near, lit, light_seen):
     lead, braking, blocking = state.is_lead(agents), state.is_braking_lead(agents), state.is_blocking(agents)
     parked = vehicle & (agents.speed < state.STANDSTILL) & (jnp.abs(agents.d) < state.KERB) & ~blocking
     on_road = state.is_on_road(agents)
-    rules = (("pedestrian_on_road", on_road), ("lead_braking", braking & lit), ("stopped_vehicle", blocking),
-             ("lead_moving", lead & ~braking), ("pedestrian_aside", person & ~on_road), ("parked_vehicle", parked))  # fmt: skip
+    rules = {
+        "pedestrian_on_road": on_road,
+        "lead_braking": braking & lit,
+        "stopped_vehicle": blocking,
+        "lead_moving": lead & ~braking,
+        "pedestrian_aside": person & ~on_road,
+        "parked_vehicle": parked,
+    }
     kind = jnp.full(agents.kind.shape, -1)
-    for name, holds in rules:
+    for name, holds in rules.items():
         kind = jnp.where(ahead & holds, _URGENCY.index(name), kind)
     lamp = jnp.asarray([-1] + [_URGENCY.index(f"{colour}_light") for colour in ("red", "yellow", "green")])
     lamp_gap = light.stop + boxes.BEYOND_LINE - state.EGO_FRONT

@@ -27,14 +27,15 @@ class Pictures(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Per kept box: geometry [K, 8] centre, half, cos, sin of yaw, and looks [K, 8] colour, kind, lit, label, index."""
+    """Per kept box: geometry [K, 8] centre, half, cos and sin of yaw; looks [K, 8] colour, kind, lit, label, number
+    of the box, nothing."""
 
     geometry: jax.Array
     looks: jax.Array
 
 
 def render(world, at: Boxes, pose) -> Pictures:
-    """One scene. at: boxes in the ego frame at t0; pose (x, y, yaw) of the ego in that frame when the picture is taken."""
+    """One scene. at: boxes in the ego frame at t0; pose: (x, y, yaw) of the ego in it when the picture is taken."""
     tables = rig.tables()
     local = _as_seen_from(at, pose)
     shot = lambda direction, angle, axis, half: _camera(world, local, pose, direction, angle, axis, half)
@@ -84,9 +85,12 @@ def _cull(local: Boxes, axis, half_view) -> _Table:
     rank = distance - radius - jnp.where(local.label >= 0, _FAR / 2.0, 0.0)
     _, index = jax.lax.top_k(-jnp.where(seen, rank, _FAR), KEPT)
     centre = jnp.where(seen[:, None], local.centre, _FAR)
-    geometry = jnp.concatenate([centre, local.half, jnp.cos(local.yaw)[:, None], jnp.sin(local.yaw)[:, None]], -1)
+    geometry = jnp.concatenate(
+        [centre, local.half, jnp.cos(local.yaw)[:, None], jnp.sin(local.yaw)[:, None]], -1
+    )
     number = jnp.arange(local.yaw.shape[0])
-    looks = jnp.concatenate([local.colour, jnp.stack([local.kind, local.lit, local.label, number, 0.0 * local.lit], -1)], -1)
+    rest = jnp.stack([local.kind, local.lit, local.label, number, 0.0 * local.lit], -1)
+    looks = jnp.concatenate([local.colour, rest], -1)
     return _Table(geometry[index], looks[index].astype(jnp.float32))
 
 
@@ -151,7 +155,7 @@ def _faces(world, row, direction, distance, pose):
 
 
 def _count(nearest, shines):
-    """nearest [P] kept box or -1, shines [P] -> pixels of each box in each cell [3, 5, K], and of them those of lamps."""
+    """nearest [P] kept box or -1, shines [P] -> pixels of each box in each cell [3, 5, K], and those that shine."""
     rows, columns = CELLS
     grid = (rows, CELL, columns, CELL, 1)
     own = nearest.reshape(grid) == jnp.arange(KEPT)
@@ -167,4 +171,6 @@ def _cells(hits, shining, label):
     seen = jnp.where(is_light, shining, hits)
     of_class = label[:, None] == jnp.arange(len(CELL_CLASSES))
     brakes = (~is_light[:, None]) & (jnp.arange(len(CELL_CLASSES)) == brake)
-    return ((seen @ of_class.astype(jnp.float32) + shining @ brakes.astype(jnp.float32)) > 0.5).astype(jnp.uint8)
+    return ((seen @ of_class.astype(jnp.float32) + shining @ brakes.astype(jnp.float32)) > 0.5).astype(
+        jnp.uint8
+    )

@@ -37,7 +37,13 @@ def calibration() -> tuple[types.CameraModel, ...]:
         pose = np.eye(4, dtype=np.float32)
         pose[:3, :3] = np.stack([right, (0.0, 0.0, -1.0), forward], -1)
         pose[:3, 3] = POSITION
-        shared = {"width": WIDTH, "height": HEIGHT, "cx": WIDTH / 2, "cy": HEIGHT / 2, "rig_from_camera": pose}
+        shared = {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "cx": WIDTH / 2,
+            "cy": HEIGHT / 2,
+            "rig_from_camera": pose,
+        }
         if camera_id == 6:
             focal = WIDTH / 2 / np.tan(_TELE_RAD / 2)
             models.append(types.CameraModel("pinhole", fx=float(focal), fy=float(focal), **shared))

@@ -10,7 +10,8 @@ from ar1_jax.world import boxes, state
 
 _EDGE = 1.5 * state.LANE  # centre of the solid edge line
 _PAVEMENT = state.KERB + 2.2
-_NOISE = np.random.default_rng(0).uniform(-1.0, 1.0, 4096).astype(np.float32)  # texture, the same in every scene
+# texture, the same in every scene
+_NOISE = np.random.default_rng(0).uniform(-1.0, 1.0, 4096).astype(np.float32)
 LAMP_RADIUS, LAMP_STEP = 0.29, 0.66  # m, on the light's housing
 LIT = {state.RED: (1.0, 0.06, 0.05), state.YELLOW: (1.0, 0.8, 0.05), state.GREEN: (0.1, 1.0, 0.45)}
 BRAKE_LIT, BRAKE_DARK = (1.0, 0.05, 0.12), (0.3, 0.03, 0.03)
@@ -102,7 +103,9 @@ def box(kind, colour, lit, u, v, w, half, face, sun_side):
     out = jnp.where((person & (w > 0.72))[..., None], jnp.asarray([0.82, 0.62, 0.5]) * light[..., None], out)
     out = jnp.where((person & (w < -0.1))[..., None], jnp.asarray([0.12, 0.13, 0.2]) * light[..., None], out)
     out = _house(is_kind, out, light, half, face, u, v, w)
-    leaf = 1.0 + 0.22 * _noise(u * half[..., 0] + w * half[..., 2], v * half[..., 1] + 0.6 * w * half[..., 2], 2.2)
+    leaf = 1.0 + 0.22 * _noise(
+        u * half[..., 0] + w * half[..., 2], v * half[..., 1] + 0.6 * w * half[..., 2], 2.2
+    )
     out = jnp.where(is_kind("crown")[..., None], out * leaf[..., None], out)
     out, signal = _signal(is_kind("housing") & rear, out, lit, v * half[..., 1], w * half[..., 2])
     return out, signal | (brake & (lit > 0))
@@ -118,7 +121,12 @@ def _house(is_kind, out, light, half, face, u, v, w):
     """Windows in rows, a dark roof edge."""
     along = jnp.where(face == 0, v * half[..., 1], u * half[..., 0])
     up = (w + 1.0) * half[..., 2]
-    window = (face < 2) & (jnp.abs(_phase(along, 2.4)) < 0.55) & (jnp.abs(_phase(up - 1.5, 2.7)) < 0.65) & (w < 0.8)
+    window = (
+        (face < 2)
+        & (jnp.abs(_phase(along, 2.4)) < 0.55)
+        & (jnp.abs(_phase(up - 1.5, 2.7)) < 0.65)
+        & (w < 0.8)
+    )
     out = jnp.where((is_kind("house") & window)[..., None], jnp.asarray([0.22, 0.27, 0.33]), out)
     roof = is_kind("house") & (w > 0.84)
     return jnp.where(roof[..., None], jnp.asarray([0.45, 0.22, 0.17]) * light[..., None], out)
@@ -127,7 +135,9 @@ def _house(is_kind, out, light, half, face, u, v, w):
 def _signal(where, out, lit, across, up):
     """Three round lamps on the housing, red above; the lit one shines, the others are dim."""
     shines = jnp.zeros_like(where)
-    for which, (colour, height) in enumerate(zip(LIT.values(), (LAMP_STEP, 0.0, -LAMP_STEP), strict=True), start=1):
+    for which, (colour, height) in enumerate(
+        zip(LIT.values(), (LAMP_STEP, 0.0, -LAMP_STEP), strict=True), start=1
+    ):
         disc = where & (across**2 + (up - height) ** 2 < LAMP_RADIUS**2)
         on = disc & (jnp.abs(lit - which) < 0.5)
         out = jnp.where(disc[..., None], jnp.asarray(colour) * 0.16, out)

@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ar1_jax.metrics import collision
+
 AGENTS = 8  # slots 0-3 vehicles (0 the lead or the stopped one), 4-7 persons (4 the one who may cross)
 VEHICLE_SLOTS = 4
 NOBODY, VEHICLE, PERSON = 0, 1, 2  # Agents.kind
@@ -15,8 +17,8 @@ DARK, RED, YELLOW, GREEN = 0, 1, 2, 3  # Light.state; DARK: there is no light
 
 LANE = 3.6  # lane width; the road has one lane each side of the ego's
 KERB = 1.5 * LANE + 0.2  # |d| of the kerb: the edge of the road
-EGO_LENGTH, EGO_WIDTH = 4.7, 1.9
-EGO_FRONT, EGO_REAR = 3.7, 1.0  # from the origin to the bumpers
+EGO_FRONT, EGO_REAR, EGO_WIDTH = collision.EGO  # from the origin to the bumpers, and the width
+EGO_LENGTH = EGO_FRONT + EGO_REAR
 IN_LANE = 1.0  # a vehicle whose |d| is below is in the ego's lane
 INTRUDES = 1.5  # a vehicle whose nearer side lies within this |d| blocks the lane partly
 STANDSTILL = 0.3
@@ -40,8 +42,9 @@ class Ego:
 
 @flax.struct.dataclass
 class Agents:
-    """All [M]. kind; s, d of the centre; heading rad against the road; speed m/s along the heading; accel m/s2 until
-    standstill; cross m/s sideways; size [M, 3] length, width, height; colour [M, 3] in 0..1; brake: lamps lit; valid."""
+    """All [M]. kind; s, d of the centre; heading rad against the road; speed m/s along the heading; accel m/s2
+    until standstill; cross m/s sideways; size [M, 3] length, width, height; colour [M, 3] in 0..1; brake: lamps
+    lit; valid."""
 
     kind: jax.Array
     s: jax.Array
@@ -67,7 +70,7 @@ class Light:
 
 @flax.struct.dataclass
 class Props:
-    """Scenery [P]: kind (boxes.py), s, d, yaw against the road, half sizes [P, 3], colour [P, 3], bottom z [P], valid."""
+    """Scenery [P]: kind (boxes.py), s, d, yaw against the road, half sizes and colour [P, 3], bottom z [P], valid."""
 
     kind: jax.Array
     s: jax.Array
@@ -103,7 +106,9 @@ class World:
 def put(agents: Agents, slot: int, **fields) -> Agents:
     """Agents with one slot filled and made valid."""
     fields = {"valid": True, **fields}
-    return agents.replace(**{name: getattr(agents, name).at[slot].set(value) for name, value in fields.items()})
+    return agents.replace(
+        **{name: getattr(agents, name).at[slot].set(value) for name, value in fields.items()}
+    )
 
 
 def remove(agents: Agents, slot: int, when=True) -> Agents:

@@ -34,7 +34,11 @@ def test_sentences_by_hand(sentence, longitudinal, lateral, cause):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from(coc.LONGITUDINAL), st.sampled_from(coc.LATERAL), st.lists(causes(), min_size=1, max_size=3))
+@given(
+    st.sampled_from(coc.LONGITUDINAL),
+    st.sampled_from(coc.LATERAL),
+    st.lists(causes(), min_size=1, max_size=3),
+)
 def test_parser_inverts_writer(longitudinal, lateral, why):
     text = coc.write(longitudinal, lateral, why)
     trace = coc.parse(text)
@@ -66,7 +70,11 @@ def test_phrases_are_distinct_and_short():
     world uses)."""
     for names in (coc._LONGITUDINAL, coc._LATERAL):
         assert len(set(names.values())) == len(names)
-    for longitudinal, lateral in (("yield", "lane_keeping"), ("set_speed", "nudge_out_left"), ("stop", "turn_left")):
+    for longitudinal, lateral in (
+        ("yield", "lane_keeping"),
+        ("set_speed", "nudge_out_left"),
+        ("stop", "turn_left"),
+    ):
         for cause in coc._cause_of_words().values():
             if cause.kind == "pedestrian_on_road" and longitudinal == "set_speed":
                 continue
