@@ -16,7 +16,7 @@ from ar1_jax.rl.rewards import trajectory
 from ar1_jax.text import coc
 
 HISTORY = ("ego_history_xyz", "ego_history_rot")
-TRUTH = (*HISTORY, "longitudinal", "lateral", "causes", "ego_future_xyz", "agents", "road")
+TRUTH = tuple(outcomes.FIELDS)  # what of a world batch is needed here
 
 
 @flax.struct.dataclass

@@ -10,8 +10,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ar1_jax.geometry import arcs
-
 DT = 0.1  # seconds between waypoints
 
 
@@ -34,34 +32,35 @@ class Outcome:
 
 @flax.struct.dataclass
 class Truth:
-    """One row a scene. speed float32 [B] m/s at t0; longitudinal, lateral int32 [B]; cause int32 [B, 3];
-    future_xyz float32 [B, W, 3]; agents float32 [B, M, W, 7] (x, y, yaw, length, width, valid, kind);
-    curvature float32 [B] 1/m of the ego's lane, whose centre passes through the origin; edges float32 [B, 2],
-    m from that centre to the edge of the road on the left and on the right, both positive."""
+    """One row a scene. longitudinal, lateral int32 [B]; cause int32 [B, 3]; history_xyz float32 [B, 16, 3],
+    history_rot float32 [B, 16, 3, 3], ending at t0; future_xyz float32 [B, W, 3], the driver's; agents float32
+    [B, M, W, 7] (x, y, yaw, length, width, valid, kind); road float32 [B, 5] (world.api.ROAD_FIELDS)."""
 
-    speed: jax.Array
     longitudinal: jax.Array
     lateral: jax.Array
     cause: jax.Array
+    history_xyz: jax.Array
+    history_rot: jax.Array
     future_xyz: jax.Array
     agents: jax.Array
-    curvature: jax.Array
-    edges: jax.Array
+    road: jax.Array
+
+
+FIELDS = {
+    "longitudinal": "longitudinal",
+    "lateral": "lateral",
+    "causes": "cause",
+    "ego_history_xyz": "history_xyz",
+    "ego_history_rot": "history_rot",
+    "ego_future_xyz": "future_xyz",
+    "agents": "agents",
+    "road": "road",
+}  # of world.api.make_batch -> of Truth
 
 
 def truth(batch):
-    """The Truth of a batch of world.api.make_batch (dict of arrays)."""
-    road = {name: batch["road"][..., n] for n, name in enumerate(("curvature", "right", "left"))}
-    return Truth(
-        speed=present_speed(batch["ego_history_xyz"]),
-        longitudinal=batch["longitudinal"],
-        lateral=batch["lateral"],
-        cause=batch["causes"],
-        future_xyz=batch["ego_future_xyz"],
-        agents=batch["agents"],
-        curvature=road["curvature"],
-        edges=jnp.stack([road["left"], -road["right"]], axis=-1),
-    )
+    """The Truth of a batch of world.api.make_batch (dict of arrays, FIELDS among them)."""
+    return Truth(**{ours: jnp.asarray(batch[theirs]) for theirs, ours in FIELDS.items()})
 
 
 def present_speed(history_xyz):
@@ -83,12 +82,6 @@ def speeds(xyz, initial_speed):
     last = middle[..., -1:] + 0.5 * (middle[..., -1:] - middle[..., -2:-1])
     inner = 0.5 * (middle[..., 1:] + middle[..., :-1])
     return jnp.concatenate([initial_speed[..., None], inner, last], axis=-1)
-
-
-def lane_offsets(xyz, curvature):
-    """xyz [B, G, W, 3], curvature [B] 1/m -> [B, G, W] m left of the centre of the ego's lane."""
-    _, offset = arcs.to_road(xyz[..., 0], xyz[..., 1], curvature[:, None, None])
-    return offset
 
 
 def headings(rot):

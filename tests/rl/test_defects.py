@@ -1,18 +1,17 @@
 """Known defects of the released RL recipe, each with the test that would have caught it. Numbers as in
 docs/rl.md."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ar1_jax.metrics import comfort
 from ar1_jax.models import alpamayo, grammar
-from ar1_jax.rl import advantages, objectives, rewards, step
+from ar1_jax.rl import advantages, objectives, rewards
 from ar1_jax.rl.rewards import trajectory
 from tests.rl import tiny
-from tests.rl.cases import WEIGHTS, combine, drive, outcome, truth
+from tests.rl.cases import PAST, WEIGHTS, combine, drive, motion, outcome, truth, turned
 
 RED = ("red_light", None, 24)
 STOP = drive(acceleration=-2.0)
@@ -131,36 +130,9 @@ def test_d9_malformed_completions_are_flagged_and_floored(name):
     )
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _gradient(drawn, recipe, params):
-    loss = lambda params: step.total_loss(
-        tiny.MODEL, tiny.RULES, recipe, params, drawn, drawn.log_prob - 0.3
-    )[0]
-    return jax.grad(loss)(params)
-
-
-def gradient(drawn, recipe=step.Recipe(kl_coef=0.1)):  # noqa: B008 (frozen)
-    """Gradient of the loss with respect to all parameters, for a rollout of the tiny model."""
-    return _gradient(drawn, recipe, tiny.params())
-
-
-def distance(a, b):
-    """Largest difference of two trees."""
-    return max(
-        float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
-
-
-def rewarded(seed=0):
-    drawn = tiny.draw(tiny.params(), tiny.prompt(), seed=seed)
-    return drawn.replace(
-        rewards=jnp.asarray(np.random.default_rng(0).normal(size=drawn.complete.shape), jnp.float32)
-    )
-
-
 def test_d10_tokens_that_were_not_sampled_are_not_trained():
     """Forced ids, the end of a truncated completion and the padding: whatever stands there, no gradient."""
-    drawn = rewarded()
+    drawn = tiny.rewarded()
     assert np.all(np.asarray(~drawn.complete).any())  # some ended by length
     forced = (drawn.ids == tiny.TRIGGER) | (drawn.ids == tiny.FUTURE_END) | (drawn.ids == tiny.PAD)
     assert not np.any(np.asarray(drawn.mask & forced))
@@ -170,8 +142,15 @@ def test_d10_tokens_that_were_not_sampled_are_not_trained():
         np.asarray(drawn.mask) & (np.arange(11) < 6)
     )  # as if sampling had stopped after six ids
     other = jnp.where(jnp.arange(11) < 6, drawn.ids, 17)
-    assert distance(gradient(drawn.replace(mask=cut)), gradient(drawn.replace(mask=cut, ids=other))) < 1e-6
-    assert distance(gradient(drawn), gradient(drawn.replace(mask=cut))) > 1e-3  # the probe can see something
+    assert (
+        tiny.distance(
+            tiny.gradient(drawn.replace(mask=cut)), tiny.gradient(drawn.replace(mask=cut, ids=other))
+        )
+        < 1e-6
+    )
+    assert (
+        tiny.distance(tiny.gradient(drawn), tiny.gradient(drawn.replace(mask=cut))) > 1e-3
+    )  # the probe can see something
 
 
 def test_d11_ids_reach_the_learner_as_they_were_sampled():
@@ -186,48 +165,38 @@ def test_d11_ids_reach_the_learner_as_they_were_sampled():
 
 def test_d12_cornering_is_felt_in_the_interior():
     """Constant radius: v^2 / R at every step; an S-curve's peak likewise."""
-    xyz, rot = drive(speed=15.0, curvature=0.04)
-    signals = trajectory.comfort_signals(jnp.asarray(xyz), jnp.asarray(rot), jnp.asarray(15.0))
-    np.testing.assert_allclose(signals["lateral"], 15.0**2 * 0.04, rtol=2e-3)
-    assert float(trajectory.discomfort(jnp.asarray(xyz), jnp.asarray(rot), jnp.asarray(15.0))) > 0.4
+    signals = comfort.signals(*motion(speed=15.0, curvature=0.04))
+    np.testing.assert_allclose(signals["lat_accel"], 15.0**2 * 0.04, rtol=2e-3)
+    assert float(trajectory.discomfort(*motion(speed=15.0, curvature=0.04))) > 0.4
     t = np.arange(0, 65) * 0.1
     curvature = 0.06 * np.sin(2 * np.pi * t / 3.2)
     yaw = np.concatenate([[0], np.cumsum(15.0 * 0.1 * 0.5 * (curvature[1:] + curvature[:-1]))])
-    steps = 1.5 * np.stack([np.cos(yaw), np.sin(yaw)], -1)
-    path = np.cumsum(0.5 * (steps[1:] + steps[:-1]), 0)
-    rot = np.tile(np.eye(3), (64, 1, 1))
-    rot[:, 0, 0] = rot[:, 1, 1] = np.cos(yaw[1:])
-    rot[:, 1, 0], rot[:, 0, 1] = np.sin(yaw[1:]), -np.sin(yaw[1:])
-    path = jnp.asarray(np.concatenate([path, np.zeros((64, 1))], -1), jnp.float32)
-    signals = trajectory.comfort_signals(path, jnp.asarray(rot, jnp.float32), jnp.asarray(15.0))
-    np.testing.assert_allclose(np.abs(signals["lateral"]).max(), 15.0**2 * 0.06, rtol=0.03)
+    steps = 1.5 * np.stack([np.cos(yaw), np.sin(yaw), 0 * yaw], -1)
+    path = jnp.asarray(np.cumsum(0.5 * (steps[1:] + steps[:-1]), 0), jnp.float32)
+    signals = comfort.signals(path, turned(yaw[1:]), *drive(speed=15.0, times=PAST))
+    np.testing.assert_allclose(np.abs(signals["lat_accel"]).max(), 15.0**2 * 0.06, rtol=0.03)
 
 
 @pytest.mark.parametrize("acceleration", [-1.0, 0.5, 2.0])
 def test_d13_constant_acceleration_has_no_jerk_at_any_step(acceleration):
-    xyz, rot = drive(speed=12.0, acceleration=acceleration)
-    signals = trajectory.comfort_signals(jnp.asarray(xyz), jnp.asarray(rot), jnp.asarray(12.0))
-    np.testing.assert_allclose(signals["acceleration"], acceleration, atol=5e-3)
-    assert float(jnp.abs(signals["jerk"]).max()) < 0.1  # float32 positions, twice differenced
-    assert float(trajectory.discomfort(jnp.asarray(xyz), jnp.asarray(rot), jnp.asarray(12.0))) == 0.0
+    found = motion(speed=12.0, acceleration=acceleration)
+    signals = comfort.signals(*found)
+    np.testing.assert_allclose(signals["lon_accel"], acceleration, atol=5e-3)
+    for name in ("jerk", "lon_jerk"):
+        assert float(jnp.abs(signals[name]).max()) < 0.2, name  # float32 positions, thrice differenced
+    assert float(trajectory.discomfort(*found)) == 0.0
 
 
 def test_d13_constant_curvature_has_no_artefact_at_the_end():
-    xyz, rot = drive(speed=10.0, curvature=0.02)
-    lateral = trajectory.comfort_signals(jnp.asarray(xyz), jnp.asarray(rot), jnp.asarray(10.0))["lateral"]
+    lateral = comfort.signals(*motion(speed=10.0, curvature=0.02))["lat_accel"]
     np.testing.assert_allclose(lateral[-5:], 2.0, rtol=2e-3)
 
 
 def test_d14_a_jump_at_the_seam_is_felt_and_penalties_are_graded():
     """Measured 10 m/s, the plan starts at 13 m/s: flagged. Twice the excess costs more, not the same."""
-    feel = lambda speed, measured: float(
-        trajectory.discomfort(*map(jnp.asarray, drive(speed=speed)), jnp.asarray(measured))
-    )
-    assert feel(10.0, 10.0) == 0.0 < feel(13.0, 10.0) < feel(16.0, 10.0)
-    slow, fast = (drive(speed=15.0, curvature=c) for c in (0.025, 0.03))
-    grade = [
-        float(trajectory.discomfort(*map(jnp.asarray, path), jnp.asarray(15.0))) for path in (slow, fast)
-    ]
+    feel = lambda speed: float(trajectory.discomfort(*motion(speed=speed, past={"speed": 10.0})))
+    assert feel(10.0) == 0.0 < feel(13.0) < feel(16.0)
+    grade = [float(trajectory.discomfort(*motion(speed=15.0, curvature=c))) for c in (0.025, 0.03)]
     assert 0 < grade[0] < grade[1] < 1
 
 
@@ -263,14 +232,14 @@ def test_d17_placeholders_cannot_be_sampled_and_do_not_break_the_learner():
 
 def test_d19_an_empty_completion_trains_nothing():
     """Its mask is empty, so it adds no token to any sum, and the prompt never becomes a target."""
-    drawn = rewarded()
+    drawn = tiny.rewarded()
     empty = drawn.mask.at[0, 0].set(False)
     assert int(empty[0, 0].sum()) == 0
-    for recipe in (step.Recipe(kl_coef=0.1), step.Recipe(name="clipped", aggregation="token-mean")):
-        base = gradient(drawn.replace(mask=empty), recipe)
+    for recipe in (tiny.PAPER, tiny.CLIPPED):
+        base = tiny.gradient(drawn.replace(mask=empty), recipe)
         other = drawn.ids.at[0, 0].set(jnp.asarray([11] * 11))
-        assert distance(base, gradient(drawn.replace(mask=empty, ids=other), recipe)) < 1e-6
-        nothing = gradient(drawn.replace(mask=jnp.zeros_like(empty)), recipe)
+        assert tiny.distance(base, tiny.gradient(drawn.replace(mask=empty, ids=other), recipe)) < 1e-6
+        nothing = tiny.gradient(drawn.replace(mask=jnp.zeros_like(empty)), recipe)
         assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(nothing)) == 0
 
 

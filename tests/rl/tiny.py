@@ -8,6 +8,7 @@ import numpy as np
 
 from ar1_jax.models import alpamayo, config, grammar
 from ar1_jax.rl import rollout, step
+from ar1_jax.train import optimizer
 
 IMAGE, END, TRIGGER, FUTURE_END, STOP, PAD = 2, 10, 3, 4, 5, 0
 VOCABULARY = 24
@@ -18,7 +19,7 @@ RULES = grammar.Grammar(
 )  # fmt: skip
 MODEL = config.ModelConfig(
     text=config.TextConfig(32, 48, 2, 4, 2, 8, VOCABULARY, (2, 1, 1), rope_theta=1e4),
-    vision=config.VisionConfig(2, 16, 32, 2, 16, 32, (0,)),
+    vision=config.VisionConfig(1, 16, 32, 2, 16, 32, (0,)),
     expert=None,
     image_token_id=IMAGE,
 )
@@ -32,7 +33,7 @@ def params(seed=0):
     return tree
 
 
-def prompt(batch=3, seed=0):
+def prompt(batch=4, seed=0):
     """`batch` prompts: two words, an image of 4 x 4 patches (4 tokens), one or two words; every second is
     padded."""
     rng = np.random.default_rng(seed)
@@ -67,3 +68,38 @@ def draw(tree, prompts, seed=0, samples=4, temperature=1.0, rules=RULES):
 def score(tree, prompts, ids, temperature=1.0):
     """Learner's log-probabilities [B, G, L]."""
     return step.score(MODEL, RULES, temperature, tree, prompts, ids)[0]
+
+
+PAPER = step.Recipe(beta=4.0, kl_coef=0.1)
+CLIPPED = step.Recipe(name="clipped", advantage="dr_grpo", aggregation="token-mean", kl_coef=0.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradient(recipe, tree, drawn, reference):
+    return jax.grad(lambda p: step.total_loss(MODEL, RULES, recipe, p, drawn, reference)[0])(tree)
+
+
+def gradient(drawn, recipe=PAPER, reference=None):
+    """Gradient of the loss with respect to all parameters, at params(); reference: log-probabilities [B, G, L]."""
+    return _gradient(recipe, params(), drawn, drawn.log_prob - 0.3 if reference is None else reference)
+
+
+def distance(a, b):
+    """Largest difference of two trees."""
+    return max(
+        float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def rewarded(seed=0, batch=4):
+    """A Rollout with random rewards."""
+    drawn = draw(params(), prompt(batch), seed=seed)
+    values = np.random.default_rng(1).normal(size=drawn.complete.shape)
+    return drawn.replace(rewards=jnp.asarray(values, jnp.float32))
+
+
+@functools.cache
+def updater(recipe):
+    """-> step.build's update, its optimizer."""
+    transform = optimizer.adamw(params(), b1=0.9, b2=0.95, weight_decay=0.0, clip=1.0)
+    return step.build(MODEL, RULES, recipe, transform), transform

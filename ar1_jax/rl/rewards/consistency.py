@@ -10,6 +10,7 @@ rewards see the mistake. Letters: B scenes, G completions, W waypoints 0.1 s apa
 import jax.numpy as jnp
 import numpy as np
 
+from ar1_jax.metrics import road
 from ar1_jax.rl import outcomes
 from ar1_jax.text import coc
 
@@ -94,12 +95,13 @@ def agrees(decision, summary, table, names):
 
 
 def channels(outcome, truth):
-    """outcomes.Outcome, outcomes.Truth (its speed and curvature only) -> bool [B, G] longitudinal, bool [B, G]
+    """outcomes.Outcome, outcomes.Truth (its history and road only) -> bool [B, G] longitudinal, bool [B, G]
     lateral."""
-    initial = jnp.broadcast_to(truth.speed[:, None], outcome.longitudinal.shape)
+    start = outcomes.present_speed(truth.history_xyz)
+    initial = jnp.broadcast_to(start[:, None], outcome.longitudinal.shape)
     speed = outcomes.speeds(outcome.xyz, initial)
     lateral = lateral_summary(
-        outcomes.lane_offsets(outcome.xyz, truth.curvature), outcomes.headings(outcome.rot)
+        road.lane_offset(outcome.xyz, truth.road[:, None]), outcomes.headings(outcome.rot)
     )
     return (
         agrees(outcome.longitudinal, longitudinal_summary(speed), LONGITUDINAL_GOES_WITH, coc.LONGITUDINAL),
