@@ -42,7 +42,7 @@ SIZES = {
     "nano": Size(128, 4, 4, 2, 32, 160, (6, 5, 5), 96, 3, 3, 192, (1,), 64, 64, 4, 80, 64, vocab=0),
     "0p5b": Size(1024, 28, 16, 8, 128, 3072, (24, 20, 20), 768, 12, 12, 3072, (3, 6, 9), 2304, 512, 8, 2064, 512),
     "3b": Size(2048, 36, 16, 2, 128, 11_008, (24, 20, 20), 1152, 27, 16, 4304, (8, 16, 24), 2304, 1024, 8, 4128, 512),
-    "7b": Size(3584, 28, 28, 4, 128, 18_944, (24, 20, 20), 1152, 27, 16, 4304, (8, 16, 24), 2304, 1792, 14, 7224, 512),
+    "7b": Size(3584, 28, 28, 4, 128, 18_944, (24, 20, 20), 1152, 27, 16, 4304, (8, 16, 24), 2304, 1792, 16, 7224, 512),
     "10b": Size(4096, 36, 32, 8, 128, 12_288, (24, 20, 20), 1152, 27, 16, 4304, (8, 16, 24), 2304, 2048, 16, 8256, 512),
 }  # fmt: skip
 ALIASES = {"r1_10b": "10b", "v1_5_10b": "10b"}
@@ -92,6 +92,11 @@ def nano_trajectory_ids() -> int:
 def nano_tokenizer() -> str:
     """tokenizer.json of nano: the words of the Chain of Causation, one token a fixed prompt phrase."""
     return vocabulary.word_level_json(coc.words(), prompt.phrases(CAMERAS, 2), nano_trajectory_ids())
+
+
+def nano_vocabulary_size() -> int:
+    """Ids of nano's vocabulary."""
+    return vocabulary.Vocabulary(nano_tokenizer(), "alpamayo_nano", nano_trajectory_ids()).ids.size
 
 
 def policy_config(name: str) -> dict:
