@@ -19,10 +19,10 @@ rl: $(READY)
 	$(RUN) -m ar1_jax.main --config=configs/rl.py $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -m 'not slow' --cov=ar1_jax --cov-report=term $(ARGS)
+	$(RUN) -m pytest -m 'not slow' --cov=ar1_jax --cov-report=term --durations=15 $(ARGS)
 
 slow: $(READY)
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(RUN) -m pytest -m slow --durations=10 $(ARGS)
 
 fast: $(READY)
 	$(RUN) -m pytest -m 'fast and not slow' $(ARGS)
