@@ -22,10 +22,7 @@ def chunks(batch, size):
     n = len(batch["seed"])
     for first in range(0, n, size):
         rows = np.arange(first, first + size) % n
-        part = {
-            name: value[rows] if np.ndim(value) and len(value) == n else value
-            for name, value in batch.items()
-        }
+        part = {name: value if name == "camera_ids" else value[rows] for name, value in batch.items()}
         yield part, min(size, n - first)
 
 
@@ -34,7 +31,8 @@ class Evaluation:
     answers.
 
     scenes: a world batch; encode: batch -> Prompt; verdict: judge.Judge. Names are "greedy/..." and
-    "sampled/..." (mean over the K samples of a scene) of "reward" and the Verdict's parts.
+    "sampled/..." (mean over the K samples of a scene) of "reward" and the Verdict's parts, and
+    "greedy/xyz" [n, W, 3].
     """
 
     def __init__(self, model, rules, encode, verdict, scenes, *, samples, temperature, seed, place=None):
@@ -56,9 +54,10 @@ class Evaluation:
                 texts += said[:count] if name == "greedy" else []
                 values = verdict.parts | {"reward": verdict.reward, "length": drawn.mask.sum(-1)}
                 for key, value in values.items():
-                    found.setdefault(f"{name}/{key}", []).append(
-                        np.asarray(value, np.float32).mean(-1)[:count]
-                    )
+                    mean = np.asarray(value, np.float32).mean(-1)
+                    found.setdefault(f"{name}/{key}", []).append(mean[:count])
+                if name == "greedy":
+                    found.setdefault("greedy/xyz", []).append(np.asarray(verdict.outcome.xyz)[:count, 0])
         return {name: np.concatenate(parts) for name, parts in found.items()}, texts
 
 

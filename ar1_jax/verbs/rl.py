@@ -17,10 +17,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ar1_jax.checkpoints import runs
+from ar1_jax.core import config as config_lib
 from ar1_jax.core import errors, runlog, sharding, signals, trees
 from ar1_jax.data import samples
+from ar1_jax.figures import plan
 from ar1_jax.policy import loading
-from ar1_jax.rl import evaluation, judge, loop, report, rollout, step, tables
+from ar1_jax.rl import evaluation, judge, loop, report, rewards, rollout, step, tables
+from ar1_jax.text import prompt
 from ar1_jax.train import optimizer
 from ar1_jax.world import api
 
@@ -31,6 +34,7 @@ CARDS = 6
 
 def run(config) -> int:
     """Evaluates, trains, evaluates; returns the exit code."""
+    check(config)
     policy = loading.load(config.policy, dtype="float32")
     folder = runlog.open_run(config.root, config.name, config)
     trainer = Trainer(config, policy, folder)
@@ -48,6 +52,21 @@ def run(config) -> int:
         trainer.report(before, after, log)
         policy.params = state.params
         return export(config, policy, log)
+
+
+def check(config):
+    """ConfigError with everything in the configuration that cannot be run."""
+    least = {"steps": 1, "scenes": 1, "group": 2, "updates": 1, "evaluation.scenes": 1, "evaluation.samples": 1,
+             "validation.scenes": 1}  # fmt: skip
+    flat = config_lib.flatten(config)
+    problems = [
+        f"{key}={flat[key]}: at least {low} is needed" for key, low in least.items() if flat[key] < low
+    ]
+    try:
+        rewards.check_weights(dict(config.rewards))
+    except ValueError as error:
+        problems.append(str(error))
+    errors.raise_all(problems, "configuration", errors.ConfigError)
 
 
 def export(config, policy, log):
@@ -158,7 +177,8 @@ class Trainer:
     def validate(self, params):
         """Mean greedy reward and its parts on the validation split."""
         found, _ = self.validation(params, sampled=False)
-        return {name.removeprefix("greedy/"): float(value.mean()) for name, value in found.items()}
+        means = {name.removeprefix("greedy/"): float(value.mean()) for name, value in found.items()}
+        return {name: means[name] for name in ("reward", *rewards.REWARDS, "decision_right", "ade", "valid")}
 
     def logger(self, log):
         """log(step, values): all to metrics.jsonl, the telling ones to the console."""
@@ -186,9 +206,9 @@ class Trainer:
         half = file.with_suffix(f".{os.getpid()}.tmp.npz")
         np.savez(half, **found)
         os.replace(half, file)
-        rewards = [found[f"{kind}/reward"].mean() for kind in ("greedy", "sampled")]
+        earned = [found[f"{kind}/reward"].mean() for kind in ("greedy", "sampled")]
         right = 100 * found["greedy/decision_right"].mean()
-        log.say(f"{name}: reward greedy {rewards[0]:.3f}, sampled {rewards[1]:.3f}, decisions right {right:.1f} % "
+        log.say(f"{name}: reward greedy {earned[0]:.3f}, sampled {earned[1]:.3f}, decisions right {right:.1f} % "
                 f"of {len(texts)} scenes, {found['seconds']:.0f} s")  # fmt: skip
         return found
 
@@ -232,7 +252,24 @@ class Trainer:
         for name in ("reward", "ade"):
             facts[name] = f"{before[f'greedy/{name}'][index]:.2f} → {after[f'greedy/{name}'][index]:.2f}"
         texts = before["texts"][index], after["texts"][index], truth_texts[index]
-        return report.scene_card(f"Scene {index}", facts, *texts, None)
+        return report.scene_card(f"Scene {index}", facts, *texts, self.picture(index, before, after, texts))
+
+    def picture(self, index, before, after, texts):
+        """Bird's-eye view and cameras of one scene with both trajectories and the driver's: PNG bytes."""
+        scene = {
+            name: self.test[name][index]
+            for name in ("images", "ego_history_xyz", "ego_future_xyz", "agents", "road")
+        }
+        notes = [
+            f"{when}: reward {found['greedy/reward'][index]:.2f}"
+            for when, found in (("before", before), ("after", after))
+        ]
+        agents = scene["agents"]
+        return plan.render(
+            scene["images"], [prompt.camera_name(camera) for camera in api.CAMERA_IDS], scene["ego_history_xyz"],
+            np.stack([found["greedy/xyz"][index] for found in (before, after)]), [str(text) for text in texts[:2]],
+            notes=notes, truth=scene["ego_future_xyz"], agents=np.where(agents[..., 5:6] > 0, agents, np.nan)[..., :5],
+        )  # fmt: skip
 
     def about(self):
         """What a reader needs to repeat the run."""
