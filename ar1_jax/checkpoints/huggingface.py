@@ -1,24 +1,47 @@
-"""Hugging Face folders of safetensors: read into our parameter tree and write back, by the table in names.py.
+"""Hugging Face folders of safetensors: read into our parameter tree and written back, by the table in names.py.
 
-Every file is checked before a tensor is read: missing, extra and misshapen tensors, absent or torn files are one
-CheckpointError that lists them all. Reading fills one preallocated array a leaf; writing goes to a temporary sibling.
+Everything is checked before a tensor is read: missing, unknown and misshapen tensors, strange dtypes, absent or torn
+files are one CheckpointError that lists them all. Reading takes only the rows a shard needs and holds one leaf's shard
+besides what it has made; writing goes tensor by tensor into a sibling that is renamed when it is whole.
 """
 
+import dataclasses
 import json
-import os
+import math
 import pathlib
-import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from ar1_jax.checkpoints import names
-from ar1_jax.core import errors
+from ar1_jax.checkpoints import folders, names, tensor_files
+from ar1_jax.core import errors, trees
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+Wanted = dict[str, tuple[names.Row, int | None, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The tensors of a folder: a header for each readable file by name, and the index as it stands ("" for a single
+    file). lost: tensors that the index places in files which cannot be read."""
+
+    folder: pathlib.Path
+    headers: dict[str, tensor_files.Header]
+    index: str = ""
+    lost: frozenset[str] = frozenset()
+
+    @property
+    def entries(self) -> dict[str, tensor_files.Entry]:
+        return {name: entry for header in self.headers.values() for name, entry in header.entries.items()}
+
+    def reader(self) -> tensor_files.Reader:
+        """Rows by tensor name; use it with `with`."""
+        return tensor_files.Reader({self.folder / file: header for file, header in self.headers.items()})
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -34,125 +57,233 @@ def read_json(path: pathlib.Path) -> dict:
     return value
 
 
-def files(folder: pathlib.Path) -> dict[str, str]:
-    """Tensor name -> file name of a folder; CheckpointError names absent and torn files and pickled weights."""
+def inspect(folder: pathlib.Path) -> tuple[Weights, list[str]]:
+    """The readable headers of a folder and what is wrong with its files, one line each."""
     folder = pathlib.Path(folder)
+    weight_map, text = None, ""
     if (folder / INDEX).is_file():
-        wanted = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(wanted, dict):
-            raise errors.CheckpointError(f"{folder / INDEX}: key weight_map is missing")
-    elif (folder / SINGLE).is_file():
-        wanted = None
-    else:
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth"))
-        if pickled:
-            raise errors.CheckpointError(f"{folder}: pickled weights ({', '.join(pickled)}) are refused because reading "
-                                         "them can run code; save them as safetensors first")  # fmt: skip
-        raise errors.CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX} is there")
-    found, problems = {}, []
-    for file in sorted(set(wanted.values())) if wanted else [SINGLE]:
         try:
-            with safetensors.safe_open(folder / file, framework="numpy") as opened:
-                found.update(dict.fromkeys(opened.keys(), file))
+            weight_map = read_json(folder / INDEX).get("weight_map")
+        except errors.CheckpointError as error:
+            return Weights(folder, {}), [str(error)]
+        if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+            return Weights(folder, {}), [f"{INDEX}: key weight_map (tensor name -> file name) is missing"]
+        text = (folder / INDEX).read_text(encoding="utf-8")
+    elif not (folder / SINGLE).is_file():
+        return Weights(folder, {}), [_no_weights(folder)]
+    headers, problems = {}, []
+    for file in sorted(set(weight_map.values())) if weight_map else [SINGLE]:
+        try:
+            if pathlib.PurePath(file).name != file:
+                raise errors.CheckpointError(f"named by {INDEX}, but it is no name of a file of this folder")
+            headers[file] = tensor_files.read_header(folder / file)
         except FileNotFoundError:
             problems.append(f"{file}: named by {INDEX} but absent")
-        except (safetensors.SafetensorError, OSError) as error:
-            problems.append(f"{file}: torn or corrupt ({error})")
-    if wanted and not problems:
-        problems += [f"{name}: {INDEX} says {file}, found in {found.get(name, 'no file')}"
-                     for name, file in wanted.items() if found.get(name) != file]  # fmt: skip
+        except errors.CheckpointError as error:
+            problems.append(f"{file}: {error}")
+    weight_map = weight_map or {}
+    where = [(name, file) for file, header in headers.items() for name in header.entries]
+    found, lost = dict(where), frozenset(name for name, file in weight_map.items() if file not in headers)
+    problems += [f"{name}: {INDEX} says {file}, found in {found.get(name, 'no file')}"
+                 for name, file in weight_map.items() if name not in lost and found.get(name) != file]  # fmt: skip
+    problems += [f"{name}: in {file}, which {INDEX} does not say" for name, file in where
+                 if weight_map and weight_map.get(name) != file]  # fmt: skip
+    return Weights(folder, headers, text, lost), problems
+
+
+def _no_weights(folder: pathlib.Path) -> str:
+    pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLED)
+    if not pickled:
+        return f"neither {SINGLE} nor {INDEX} is there"
+    return (f"pickled weights ({', '.join(pickled)}) are refused because reading them can run code; save them as "
+            "safetensors first (in PyTorch: model.save_pretrained(folder, safe_serialization=True))")  # fmt: skip
+
+
+def weights(folder: pathlib.Path) -> Weights:
+    """`inspect`, with everything that is wrong raised as one CheckpointError."""
+    found, problems = inspect(folder)
     errors.raise_all(problems, str(folder), errors.CheckpointError)
     return found
 
 
-def _leaves(shapes) -> dict[str, jax.ShapeDtypeStruct]:
-    flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    return {"/".join(key.key for key in path): leaf for path, leaf in flat}
+def tensors(shapes, conv, action_layers, bare: bool = False) -> Wanted:
+    """Checkpoint name -> (row, layer or None, the checkpoint's shape) for a model's parameter shapes, in the order of
+    PyTorch's state_dict. bare: names without the prefix `vlm.`, as a plain Qwen3-VL folder has them."""
+    leaves = trees.flatten(shapes)
+    depth = lambda row: leaves[row.path].shape[0]
+    return {
+        name: (
+            row,
+            layer,
+            names.their_shape(leaves[row.path].shape[layer is not None :], row.transform, conv),
+        )
+        for name, row, layer in names.in_order(names.table(action_layers, bare), depth)
+    }
 
 
-def tensors(shapes, conv, action_layers) -> dict[str, tuple[names.Row, int | None, tuple[int, ...]]]:
-    """Checkpoint name -> (row, layer or None, the checkpoint's shape) for the parameter shapes of a model."""
-    leaves, wanted = _leaves(shapes), {}
-    for row in names.table(action_layers):
-        shape = leaves[row.path].shape
-        if "{i}" in row.name:
-            for i in range(shape[0]):
-                wanted[row.name.format(i=i)] = (row, i, names.their_shape(shape[1:], row.transform, conv))
-        else:
-            wanted[row.name] = (row, None, names.their_shape(shape, row.transform, conv))
-    return wanted
+def check(found: Weights, wanted: Wanted, keep_dtypes: bool = False) -> list[str]:
+    """What is wrong with the tensors of a folder for a model, one line each: missing, unknown, shapes, dtypes.
+
+    keep_dtypes: the layers of a stacked leaf must agree in dtype (needed where dtypes are kept)."""
+    entries, kinds = found.entries, {}
+    problems = [f"{name}: missing" for name in wanted if name not in entries and name not in found.lost]
+    for name, entry in entries.items():
+        if entry.dtype not in tensor_files.DTYPES:
+            problems.append(
+                f"{name}: dtype {entry.dtype}, expected one of {', '.join(sorted(tensor_files.DTYPES))}"
+            )
+        if name not in wanted:
+            problems += [] if names.BUFFERS.fullmatch(name) else [f"{name}: unknown tensor"]
+            continue
+        row, _, shape = wanted[name]
+        if entry.shape != shape:
+            problems.append(f"{name}: shape {list(entry.shape)}, expected {list(shape)}")
+        first = kinds.setdefault(row.path, (name, entry.dtype))
+        if keep_dtypes and first[1] != entry.dtype:
+            problems.append(f"{name}: dtype {entry.dtype}, but {first[0]} has {first[1]}")
+    return problems
 
 
-def read(folder: pathlib.Path, shapes, conv, action_layers, dtype=np.float32):
-    """The parameters of a folder in the layout of `shapes` (a tree of ShapeDtypeStruct), as NumPy arrays of `dtype`.
+def read(
+    found: Weights, wanted: Wanted, shapes, dtype=None, shardings=None, finish: Callable = lambda x: x,
+    checked: bool = False,
+):  # fmt: skip
+    """The parameters of a folder as a tree like `shapes` (of ShapeDtypeStruct).
 
-    Raises CheckpointError listing every missing, unknown or misshapen tensor.
+    dtype: of all leaves, None as stored. shardings: a tree of Shardings; then jax.Arrays of which this process reads
+    and places its own parts only. Else NumPy arrays, each handed through `finish` as soon as it is read. checked:
+    `check` was called before (or the model is a part of the checkpoint's).
+    Raises CheckpointError listing every missing, unknown, misshapen or strange tensor.
     """
-    folder = pathlib.Path(folder)
-    where = files(folder)
-    wanted = tensors(shapes, conv, action_layers)
-    problems = [f"{name}: missing" for name in wanted if name not in where]
-    problems += [
-        f"{name}: unknown tensor"
-        for name in where
-        if name not in wanted and not names.BUFFERS.fullmatch(name)
-    ]
-    leaves = {path: np.empty(leaf.shape, dtype) for path, leaf in _leaves(shapes).items()}
-    for file in sorted(set(where.values())):
-        with safetensors.safe_open(folder / file, framework="numpy") as opened:
-            for name in opened.keys():
-                if name not in wanted:
-                    continue
-                row, layer, shape = wanted[name]
-                found = tuple(opened.get_slice(name).get_shape())
-                if found != shape:
-                    problems.append(f"{name}: shape {list(found)}, expected {list(shape)}")
-                    continue
-                target = leaves[row.path] if layer is None else leaves[row.path][layer]
-                target[...] = names.to_ours(opened.get_tensor(name), row.transform).astype(dtype)
-    errors.raise_all(problems, str(folder), errors.CheckpointError)
-    paths, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    return jax.tree_util.tree_unflatten(
-        tree, [leaves["/".join(key.key for key in path)] for path, _ in paths]
-    )
+    problems = [] if checked else check(found, wanted, keep_dtypes=dtype is None)
+    errors.raise_all(problems, str(found.folder), errors.CheckpointError)
+    parts: dict[str, list] = {}
+    for name, (row, layer, _) in wanted.items():
+        parts.setdefault(row.path, []).append((name, row.transform, layer))
+    with found.reader() as reader:
+
+        def leaf(path: str, shape, sharding=None):
+            name, _, _ = parts[path][0]
+            kind = tensor_files.DTYPES[found.entries[name].dtype] if dtype is None else np.dtype(dtype)
+            make = lambda index: _fill(reader, parts[path], index, kind)
+            if sharding is None:
+                return finish(make([range(n) for n in shape.shape]))
+            return _place(shape.shape, sharding, make)
+
+        return trees.map_with_path(leaf, shapes, *([] if shardings is None else [shardings]))
 
 
-def buffers(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The constants that Alpamayo 1 stores beside its parameters, float32, by checkpoint name; often none."""
-    folder, found = pathlib.Path(folder), {}
-    for name, file in files(folder).items():
-        if names.BUFFERS.fullmatch(name):
-            with safetensors.safe_open(folder / file, framework="numpy") as opened:
-                found[name] = opened.get_tensor(name).astype(np.float32)
-    return found
+def _fill(reader, parts, index: list[range], dtype) -> np.ndarray:
+    """Part `index` (a range for each axis) of the leaf made of the tensors `parts`: (name, transform, layer)."""
+    out = np.empty([len(r) for r in index], dtype)
+    for name, transform, layer in parts:
+        if layer is None:
+            target, inner = out, index
+        elif layer in index[0]:
+            target, inner = out[layer - index[0].start], index[1:]
+        else:
+            continue
+        rows = inner[0] if transform == "same" else inner[1]
+        others = inner[1:] if transform == "same" else inner[:1]
+        columns = tuple(slice(r.start, r.stop) for r in others)
+        for first in range(rows.start, rows.stop, tensor_files.BLOCK_ROWS):
+            block = reader.rows(name, first, min(first + tensor_files.BLOCK_ROWS, rows.stop))
+            pair = (target, block) if block.dtype != dtype else (names.words(target), names.words(block))
+            names.put_rows(*pair, transform, first - rows.start, columns)
+    return out
+
+
+def _place(shape, sharding, make) -> jax.Array:
+    """A global array whose local parts are made one after the other, each once, and put on their devices."""
+    devices: dict[tuple, list] = {}
+    for device, index in sharding.addressable_devices_indices_map(tuple(shape)).items():
+        ranges = tuple(range(*s.indices(n)) for s, n in zip(index, shape, strict=True))
+        devices.setdefault(ranges, []).append(device)
+    parts = []
+    for ranges, where in devices.items():
+        host = make(list(ranges))
+        parts += jax.block_until_ready([jax.device_put(host, device) for device in where])
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, parts)
+
+
+def buffers(found: Weights) -> dict[str, np.ndarray]:
+    """The constants that Alpamayo 1 stores beside its parameters, as stored, by checkpoint name; often none."""
+    with found.reader() as reader:
+        return {name: reader.rows(name) for name in found.entries if names.BUFFERS.fullmatch(name)}
+
+
+def blocks(params, wanted: Wanted, others: dict[str, np.ndarray], dtype=None) -> Callable[[str], Iterable]:
+    """name -> the tensor's blocks of rows in the checkpoint's layout, from a parameter tree and `others` by name.
+
+    dtype: of the parameters, None as they are. Leaves may be NumPy arrays or jax.Arrays that this process holds."""
+    leaves = trees.flatten(params)
+
+    def of(name: str):
+        if name in others:
+            yield np.asarray(others[name])
+            return
+        row, layer, _ = wanted[name]
+        for block in names.their_blocks(
+            _host(leaves[row.path], layer), row.transform, tensor_files.BLOCK_ROWS
+        ):
+            yield block if dtype is None else block.astype(dtype, copy=False)
+
+    return of
+
+
+def _host(leaf: Any, layer: int | None) -> np.ndarray:
+    """One layer of a leaf in this process's memory; a jax.Array gives up no more than that layer."""
+    if isinstance(leaf, jax.Array) and layer is not None and not _is_plain(leaf):
+        leaf, layer = leaf[layer], None
+    return np.asarray(leaf) if layer is None else np.asarray(leaf)[layer]
+
+
+def _is_plain(leaf: jax.Array) -> bool:
+    return len(leaf.sharding.device_set) == 1 and next(iter(leaf.sharding.device_set)).platform == "cpu"
+
+
+def described(params, wanted: Wanted, others: dict[str, np.ndarray], dtype=None) -> list[tuple]:
+    """(name, dtype code, shape) of every tensor of a folder to be, in the order of the state_dict."""
+    leaves = trees.flatten(params)
+    kind = lambda x: tensor_files.CODES[np.dtype(x.dtype if dtype is None else dtype)]
+    made = {name: (name, kind(leaves[row.path]), shape) for name, (row, _, shape) in wanted.items()}
+    made |= {name: (name, tensor_files.CODES[x.dtype], x.shape) for name, x in others.items()}
+    return [made[name] for name in names.insert_buffers(list(wanted), list(others))]
+
+
+def write_weights(
+    folder: pathlib.Path, layout: dict[str, tensor_files.Header], index: str, blocks: Callable
+) -> None:
+    """The weight files of a folder by their headers, and the index ("" for none). OSError as it comes."""
+    for file, header in layout.items():
+        tensor_files.write(folder / file, header, blocks)
+    if index:
+        (folder / INDEX).write_text(index, encoding="utf-8")
 
 
 def write(
     folder: pathlib.Path, params, config: dict, extra_files: dict[str, str], conv, action_layers
 ) -> None:
-    """Write params, config.json and extra text files (relative name -> content) as a new folder, all or nothing.
+    """Writes params (dtypes as they are), config.json and extra text files (relative name -> content) as a new folder.
 
-    CheckpointError where the target exists and is not empty or cannot be written.
+    CheckpointError where the target exists and is not empty or cannot be written; then nothing remains.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise errors.CheckpointError(f"{folder}: exists and is not empty; name a new folder")
-    staging = folder.with_name(folder.name + f".writing-{os.getpid()}")
-    leaves = _leaves(params)
-    try:
-        staging.mkdir(parents=True)
-        arrays = {}
-        for name, (row, layer, shape) in tensors(params, conv, action_layers).items():
-            leaf = np.asarray(leaves[row.path] if layer is None else leaves[row.path][layer])
-            arrays[name] = np.ascontiguousarray(names.to_theirs(leaf, row.transform, shape))
-        safetensors.numpy.save_file(arrays, staging / SINGLE, metadata={"format": "pt"})
-        for name, text in {"config.json": json.dumps(config, indent=2) + "\n", **extra_files}.items():
+    wanted = tensors(params, conv, action_layers)
+    layout = tensor_files.plan(described(params, wanted, {}))
+    index = tensor_files.index(layout, trees.count(params)) if len(layout) > 1 else ""
+    texts = {"config.json": json.dumps(config, indent=2) + "\n", **extra_files}
+    with folders.new(folder) as staging:
+        write_weights(staging, layout, index, blocks(params, wanted, {}))
+        for name, text in texts.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        staging.rename(folder)
-    except OSError as error:
-        raise errors.CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def num_bytes(layout: dict[str, tensor_files.Header]) -> int:
+    """Size of the weight files of a layout."""
+    return sum(header.size for header in layout.values())
+
+
+def count(wanted: Wanted) -> int:
+    """Parameters of a model, buffers left out."""
+    return sum(math.prod(shape) for _, _, shape in wanted.values())

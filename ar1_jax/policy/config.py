@@ -76,38 +76,57 @@ def _text(text: dict, vocab_size: int, where: str) -> TextConfig:
     picked = _pick(text, f"{where}: text_config", {key: key for key in same})
     section = text.get("rope_scaling", {}).get("mrope_section")
     if section is None or sum(section) * 2 != text["head_dim"]:
-        raise errors.CheckpointError(f"{where}: text_config.rope_scaling.mrope_section is {section}; three numbers that "
-                                     f"add up to head_dim / 2 = {text['head_dim'] / 2:g} were expected")  # fmt: skip
+        raise errors.CheckpointError(
+            f"{where}: text_config.rope_scaling.mrope_section is {section}; three numbers that add up to head_dim / 2 "
+            f"= {text['head_dim'] / 2:g} were expected"
+        )
     return TextConfig(vocab_size=vocab_size, mrope_section=tuple(section), **picked)
 
 
 def _vision(vision: dict, where: str) -> VisionConfig:
-    same = ("depth", "hidden_size", "intermediate_size", "num_heads", "num_position_embeddings", "out_hidden_size",
-            "deepstack_visual_indexes", "patch_size", "temporal_patch_size", "spatial_merge_size", "in_channels")  # fmt: skip
+    same = (
+        "depth", "hidden_size", "intermediate_size", "num_heads", "num_position_embeddings", "out_hidden_size",
+        "deepstack_visual_indexes", "patch_size", "temporal_patch_size", "spatial_merge_size", "in_channels",
+    )  # fmt: skip
     picked = _pick(vision, f"{where}: vision_config", {key: key for key in same})
     return VisionConfig(**{**picked, "deepstack_visual_indexes": tuple(picked["deepstack_visual_indexes"])})
 
 
+def vlm_folder(folder: pathlib.Path, raw: dict, other: pathlib.Path | None = None) -> pathlib.Path:
+    """Where the vision-language model's config and tokenizer lie: in the folder that vlm_name_or_path names, else in
+    vlm/ (a release names a repository there), else `other`. CheckpointError where none of them is there."""
+    named = str(raw.get("vlm_name_or_path", "vlm"))
+    inside = [] if named.startswith(("/", "..")) else [folder / named]
+    for place in [*inside, folder / "vlm", *([] if other is None else [other])]:
+        if place.is_dir():
+            return place
+    raise errors.CheckpointError(
+        f"{folder / 'config.json'}: vlm_name_or_path says {named!r}, which is no folder inside {folder}; copy the "
+        f"vision-language model's config and tokenizer to {folder / 'vlm'} (or pass tokenizer= to take them from "
+        "another folder)"
+    )
+
+
 def read(
-    folder: pathlib.Path, tokenizer: pathlib.Path | None = None
+    folder: pathlib.Path, tokenizer: pathlib.Path | None = None, family: str | None = None
 ) -> tuple[PolicyConfig, Vocabulary, dict]:
-    """A checkpoint folder's PolicyConfig, Vocabulary and raw config.json. CheckpointError for anything amiss."""
+    """A checkpoint folder's PolicyConfig, Vocabulary and raw config.json. CheckpointError for anything amiss.
+
+    tokenizer: a folder with the vision-language model's files where the checkpoint lacks them. family: how to read a
+    model_type that is no policy's (the training layout)."""
     folder = pathlib.Path(folder)
     where = folder / "config.json"
     raw = huggingface.read_json(where)
-    family = raw.get("model_type")
+    family = family or raw.get("model_type")
     if family not in FAMILIES:
         raise errors.CheckpointError(
             f"{where}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}"
         )
-    vlm_folder = folder / raw.get("vlm_name_or_path", "vlm")
-    if not vlm_folder.is_dir():
-        raise errors.CheckpointError(f"{where}: vlm_name_or_path says {raw.get('vlm_name_or_path')!r}, which is no folder "
-                                     f"inside {folder}; copy the vision-language model's config and tokenizer there")  # fmt: skip
-    vlm = huggingface.read_json(vlm_folder / "config.json")
+    inside = vlm_folder(folder, raw, tokenizer)
+    vlm = huggingface.read_json(inside / "config.json")
     count = raw.get("traj_vocab_size", 768)
     vocabulary = Vocabulary.from_folder(
-        tokenizer or vlm_folder, family, count, raw.get("add_special_tokens", True)
+        tokenizer or inside, family, count, raw.get("add_special_tokens", True)
     )
     ids = vocabulary.ids
     stated = {"vocab_size": ids.size, "traj_token_start_idx": ids.trajectory}
@@ -115,6 +134,18 @@ def read(
              if key in raw and raw[key] != value]  # fmt: skip
     errors.raise_all(wrong, str(where), errors.CheckpointError)
     return build(raw, vlm, ids, family, where), vocabulary, raw
+
+
+def read_vlm(vlm: dict, where) -> ModelConfig:
+    """The networks of a plain vision-language model, from its config.json; `where` names the file in errors."""
+    vocabulary = vlm.get("text_config", {}).get("vocab_size")
+    if not isinstance(vocabulary, int):
+        raise errors.CheckpointError(
+            f"{where}: text_config.vocab_size is {vocabulary!r}, a number was expected"
+        )
+    text = _text(vlm["text_config"], vocabulary, where)
+    image = vlm.get("image_token_id", -1)
+    return ModelConfig(text, _vision(vlm.get("vision_config", {}), where), None, image_token_id=image)
 
 
 def with_buffers(config: PolicyConfig, buffers: dict) -> PolicyConfig:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ar1_jax.checkpoints import huggingface
-from ar1_jax.core import errors
+from ar1_jax.checkpoints import converted, huggingface
+from ar1_jax.core import errors, sharding, sharding_tables
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig
 from ar1_jax.policy import config as configs
@@ -21,28 +21,54 @@ ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 
 
 def load(
-    source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pathlib.Path | None = None
+    source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pathlib.Path | None = None, mesh=None
 ) -> Policy:
-    """The bundled policy "nano", or a folder in Hugging Face layout (released or ours).
+    """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), or what `convert` made of one.
 
-    dtype: of the parameters, float32 by default on CPU, bfloat16 elsewhere. tokenizer: a folder with tokenizer.json
-    where the checkpoint has none. Raises CheckpointError listing everything that is amiss.
+    dtype: of the parameters, float32 by default on CPU, bfloat16 elsewhere. tokenizer: a folder with the
+    vision-language model's config.json and tokenizer.json where the checkpoint has none. mesh: devices
+    (`core.sharding.make_mesh`) over which the house's table spreads the parameters; each process reads its own part.
+    Raises CheckpointError listing everything that is amiss, ShardingError where the mesh does not fit.
     """
     folder = ASSETS / source if str(source) in ("nano",) else pathlib.Path(source)
     if not folder.is_dir():
         raise errors.CheckpointError(
             f"{folder}: no such folder; give a checkpoint folder, or 'nano' for the bundled policy"
         )
-    config, vocabulary, raw = configs.read(folder, None if tokenizer is None else pathlib.Path(tokenizer))
-    config = configs.with_buffers(config, huggingface.buffers(folder))
+    tokenizer = None if tokenizer is None else pathlib.Path(tokenizer)
+    config, vocabulary, raw = configs.read(folder, tokenizer)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    params = huggingface.read(folder, shapes(config.model), patch_shape(config.model), config.model.expert.in_layers,
-                              np.dtype(jnp.dtype(dtype)))  # fmt: skip
-    vlm = huggingface.read_json(folder / raw["vlm_name_or_path"] / "config.json")
-    policy = Policy(config, jax.tree.map(jnp.asarray, params), vocabulary, raw, vlm)
+    dtype = np.dtype(jnp.dtype(dtype))
+    tree = shapes(config.model)
+    placed = None if mesh is None else shardings(tree, mesh)
+    if converted.is_one(folder):
+        stored = converted.buffers(folder)
+        params = converted.read(folder, tree, dtype, placed)
+        params = params if mesh is not None else jax.tree.map(jnp.asarray, params)
+    else:
+        found = huggingface.weights(folder)
+        stored = huggingface.buffers(found)
+        params = huggingface.read(found, wanted(config.model), tree, dtype, placed, finish=jnp.asarray)
+    config = configs.with_buffers(config, {name: x.astype(np.float32) for name, x in stored.items()})
+    vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
+    policy = Policy(config, params, vocabulary, raw, vlm)
     policy.source = folder
     return policy
+
+
+def shardings(tree, mesh):
+    """Where the parameters of a policy or of a plain vision-language model lie on a mesh: a tree of NamedShardings."""
+    table = sharding_tables.PARAMETERS if "expert" in tree else sharding_tables.VLM
+    return sharding.shardings(sharding.specs(tree, table, mesh), mesh)
+
+
+def place(params, dtype=None, shardings=None):
+    """Parameters in another dtype (None: as they are) and, where shardings (a tree) are given, spread by them."""
+    kept = lambda x: x if dtype is None else x.astype(dtype)
+    if shardings is None:
+        return jax.tree.map(kept, params)
+    return jax.tree.map(lambda x, where: jax.device_put(kept(x), where), params, shardings)
 
 
 def create(name: str, key) -> Policy:
@@ -65,14 +91,19 @@ def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:
     raw = {**policy.raw, "vlm_name_or_path": "vlm", "vocab_size": policy.config.ids.size,
            "traj_token_start_idx": policy.config.ids.trajectory}  # fmt: skip
     files = {"vlm/config.json": text(policy.vlm), "vlm/tokenizer.json": policy.vocabulary.json, **extra}
-    params = jax.device_get(policy.params)
     model = policy.config.model
-    huggingface.write(folder, params, raw, files, patch_shape(model), model.expert.in_layers)
+    huggingface.write(folder, policy.params, raw, files, patch_shape(model), model.expert.in_layers)
 
 
 def shapes(model: ModelConfig):
     """The parameter tree as ShapeDtypeStructs, float32."""
     return jax.eval_shape(functools.partial(alpamayo.init_params, model), jax.random.key(0))
+
+
+def wanted(model: ModelConfig, bare: bool = False) -> huggingface.Wanted:
+    """Every tensor of a checkpoint by name; bare: as a plain Qwen3-VL folder names them."""
+    layers = None if model.expert is None else model.expert.in_layers
+    return huggingface.tensors(shapes(model), patch_shape(model), layers, bare)
 
 
 def patch_shape(model: ModelConfig) -> tuple[int, int, int, int]:

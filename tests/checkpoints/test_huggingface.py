@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import ar1_jax
-from ar1_jax.checkpoints import huggingface
+from ar1_jax.checkpoints import huggingface, tensor_files
 from ar1_jax.core import errors
 from ar1_jax.policy import loading, sizes
 from tests.policy import folders
@@ -61,6 +61,10 @@ def test_the_released_shapes_map_both_ways(name, count):
     total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
     wanted = huggingface.tensors(shapes, loading.patch_shape(config.model), config.model.expert.in_layers)
     assert total == 11_078_526_194 and len(wanted) == count
+    layout = tensor_files.plan([(tensor, "BF16", shape) for tensor, (_, _, shape) in wanted.items()])
+    assert [len(header.entries) for header in layout.values()] == [425, 142, 140, 237, 215]
+    sizes_of_files = [round((header.size - header.start) / 1e9, 2) for header in layout.values()]
+    assert sizes_of_files == [4.93, 4.92, 4.98, 4.98, 2.35]
     assert wanted["vlm.model.visual.patch_embed.proj.weight"][2] == (1152, 3, 2, 16, 16)
     assert wanted["expert.layers.35.mlp.down_proj.weight"][2] == (2048, 8256)
     assert wanted["vlm.model.visual.deepstack_merger_list.2.norm.weight"][2] == (4608,)
@@ -108,13 +112,22 @@ def test_pickled_weights_are_refused_with_the_way_out(broken):
 @pytest.mark.parametrize(("change", "part"), [
     (lambda c: c.update(model_type="llama"), "'llama', expected one of"),
     (lambda c: c.update(vocab_size=5), "vocab_size is 5"),
-    (lambda c: c.update(vlm_name_or_path="elsewhere"), "elsewhere"),
 ])  # fmt: skip
 def test_a_wrong_config_is_refused_by_its_key(broken, change, part):
     config = json.loads((broken / "config.json").read_text())
     change(config)
     (broken / "config.json").write_text(json.dumps(config))
     refused(broken, part)
+
+
+def test_a_release_names_a_repository_and_keeps_its_vlm_files_in_the_folder(broken):
+    config = json.loads((broken / "config.json").read_text())
+    config["vlm_name_or_path"] = "nvidia/Cosmos-Reason2-8B"
+    (broken / "config.json").write_text(json.dumps(config))
+    ar1_jax.load(broken)
+    (broken / "vlm").rename(broken.parent / "elsewhere")
+    refused(broken, "nvidia/Cosmos-Reason2-8B", "tokenizer=")
+    ar1_jax.load(broken, tokenizer=broken.parent / "elsewhere")
 
 
 def test_a_missing_tokenizer_says_where_one_may_come_from(broken):

@@ -1,0 +1,221 @@
+"""Checkpoint folders of every kind, opened for conversion: Hugging Face, our orbax form, a run of ours, a base model.
+
+What is wrong is collected, so that config, tokenizer, files and tensors are reported together. Nothing is written."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from ar1_jax.checkpoints import converted, huggingface, layouts, runs, tensor_files
+from ar1_jax.core import errors
+from ar1_jax.models.config import ModelConfig
+from ar1_jax.policy import config as configs
+from ar1_jax.policy import loading, sizes
+from ar1_jax.text.vocabulary import TokenIds, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A folder whose config, tokenizer, files and tensors fit each other.
+
+    family: its model_type; raw, vlm: config.json of the policy and of its vision-language part (the same for a base
+    model); place: folder of the latter's files within ours ("" for a base model). headers, index: how its tensors lie
+    in safetensors, None for a run. weights: the files, None unless Hugging Face. read(shapes, dtype, shardings): its
+    parameters, all or those of a part of the tree.
+    """
+
+    folder: pathlib.Path
+    family: str
+    model: ModelConfig
+    raw: dict
+    vlm: dict
+    place: str
+    vocabulary: Vocabulary | None
+    files: layouts.Files
+    headers: dict[str, tensor_files.Header] | None
+    index: str
+    buffers: dict
+    weights: huggingface.Weights | None
+    read: Callable
+
+    @property
+    def bare(self) -> bool:
+        """Does it name tensors as a plain Qwen3-VL folder, without the prefix `vlm.`?"""
+        return self.family == layouts.BASE
+
+
+def is_run(folder: pathlib.Path) -> bool:
+    """A folder that rl or sft wrote: checkpoints/ with a complete step."""
+    return runs.latest(folder / "checkpoints") is not None or runs.latest(folder / "best") is not None
+
+
+def open_folder(
+    folder: str | pathlib.Path, tokenizer: pathlib.Path | None = None, stacked: bool = False
+) -> tuple[Source | None, list[str]]:
+    """A checkpoint folder ("nano": the bundled one) as a Source, or None and everything that is wrong with it.
+
+    tokenizer: a folder with the vision-language model's files where it lacks them. stacked: the layers of one leaf
+    must agree in dtype."""
+    folder = loading.ASSETS / folder if str(folder) == "nano" else pathlib.Path(folder)
+    if not folder.is_dir():
+        return None, [f"{folder}: no such folder"]
+    if is_run(folder):
+        return _of_run(folder, tokenizer)
+    problems = []
+    try:
+        raw = huggingface.read_json(folder / "config.json")
+    except errors.CheckpointError as error:
+        raw, problems = {}, [str(error)]
+    found = _describe(folder, raw, tokenizer, problems)
+    if converted.is_one(folder):
+        parts = _converted(folder, problems)
+    else:
+        weights, more = huggingface.inspect(folder)
+        problems += more
+        parts = {"weights": weights, "headers": weights.headers, "index": weights.index}
+        if found and weights.headers:
+            problems += huggingface.check(weights, loading.wanted(found["model"], _bare(raw)), stacked)
+    if problems or not found:
+        return None, problems
+    source = _join(folder, raw, found, parts)
+    return dataclasses.replace(source, files=_with(source, tokenizer)), []
+
+
+def _with(source: Source, tokenizer: pathlib.Path | None) -> layouts.Files:
+    """A source's files, with the tokenizer and what else it lacks from another folder: then it stands by itself."""
+    if tokenizer is None:
+        return source.files
+    at = lambda name: f"{source.place}/{name}" if source.place else name
+    there = {at(name): tokenizer / name for name in ("config.json", "tokenizer.json", *layouts.PROCESSOR)
+             if (tokenizer / name).is_file()}  # fmt: skip
+    wins = {name: path for name, path in there.items() if path.name != "config.json"}
+    return {**there, **source.files, **wins}
+
+
+def _bare(raw: dict) -> bool:
+    return raw.get("model_type") == layouts.BASE
+
+
+def _describe(folder, raw: dict, tokenizer, problems: list[str]) -> dict | None:
+    """model, vlm, place and vocabulary of a folder as far as they can be told; adds to `problems`."""
+    where, family = folder / "config.json", raw.get("model_type")
+    known = (*configs.FAMILIES, layouts.TRAINING, layouts.BASE)
+    if not raw or family not in known:
+        problems += [f"{where}: model_type is {family!r}, expected one of {', '.join(known)}"] if raw else []
+        return None
+    try:
+        if family == layouts.BASE:
+            if raw.get("tie_word_embeddings"):
+                problems.append(f"{where}: tie_word_embeddings is true; an lm_head of its own is needed")
+            if not ((tokenizer or folder) / "tokenizer.json").is_file():
+                problems.append(f"{(tokenizer or folder) / 'tokenizer.json'}: missing (pass tokenizer= to take it from "
+                                "another folder)")  # fmt: skip
+            return {"model": configs.read_vlm(raw, where), "vlm": raw, "place": "", "vocabulary": None}
+        read_as = "alpamayo1_5" if family == layouts.TRAINING else family
+        try:
+            config, vocabulary, _ = configs.read(folder, tokenizer, read_as)
+            model = config.model
+        except errors.CheckpointError as error:
+            problems.append(str(error))
+            model, vocabulary = _model_alone(folder, raw, tokenizer), None
+        inside = configs.vlm_folder(folder, raw, tokenizer)
+        place = str(inside.relative_to(folder)) if inside.is_relative_to(folder) else "vlm"
+        vlm = huggingface.read_json(inside / "config.json")
+        return {"model": model, "vlm": vlm, "place": place, "vocabulary": vocabulary}
+    except errors.CheckpointError as error:
+        problems += [] if str(error) in problems else [str(error)]
+        return None
+
+
+def _model_alone(folder, raw: dict, tokenizer) -> ModelConfig:
+    """The networks of a policy without its tokenizer, so that tensors can be checked all the same."""
+    vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
+    numbers = {field.name: -1 for field in dataclasses.fields(TokenIds)}
+    ids = TokenIds(**numbers | {"size": raw.get("vocab_size", 0)})
+    return configs.build(raw, vlm, ids, raw["model_type"], folder / "config.json").model
+
+
+def _converted(folder, problems: list[str]) -> dict:
+    try:
+        runs.verify(folder)
+        headers, index, _ = converted.record(folder)
+        return {"weights": None, "headers": headers, "index": index}
+    except errors.CheckpointError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _join(folder, raw: dict, found: dict, parts: dict) -> Source:
+    weights = parts["weights"]
+    if weights is None:
+        stored = converted.buffers(folder)
+        read = lambda shapes, dtype=None, shardings=None: converted.read(folder, shapes, dtype, shardings)
+    else:
+        stored = huggingface.buffers(weights)
+
+        def read(shapes, dtype=None, shardings=None):
+            part = dataclasses.replace(found["model"], **({} if "expert" in shapes else {"expert": None}))
+            wanted = loading.wanted(part, _bare(raw))
+            return huggingface.read(weights, wanted, shapes, dtype, shardings, checked=True)
+
+    return Source(
+        folder=folder, family=raw["model_type"], raw=raw, files=_others(folder, parts["headers"]), buffers=stored,
+        read=read, **found, **parts,
+    )  # fmt: skip
+
+
+def _others(folder: pathlib.Path, headers) -> layouts.Files:
+    """Every file that holds no weights, by relative name; hidden ones and pickled weights are left out."""
+    weights = {*headers, huggingface.INDEX, *converted.OWN}
+    out = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        ours = converted.is_one(folder) and name.parts[0] == converted.PARAMS
+        if path.is_file() and not hidden and not ours and path.suffix not in huggingface.PICKLED:
+            if str(name) not in weights:
+                out[str(name)] = path
+    return out
+
+
+def _of_run(folder: pathlib.Path, tokenizer) -> tuple[Source | None, list[str]]:
+    """A run of rl or sft: the policy it began from, with the best (else the newest) parameters it saved."""
+    try:
+        settings = huggingface.read_json(folder / "config.json")
+        step = next(
+            place for name in ("best", "checkpoints") if runs.latest(place := folder / name) is not None
+        )
+        begin = settings.get("policy") or settings.get("model")
+        if "policy" not in settings and begin == "nano":
+            base = _fresh_nano(folder)
+        elif begin:
+            base, problems = open_folder(begin, tokenizer)
+            if base is None:
+                return None, [f"{folder}: began from {begin}, which cannot be read:", *problems]
+        else:
+            return None, [f"{folder / 'config.json'}: neither policy nor model says what the run began from"]
+    except errors.CheckpointError as error:
+        return None, [str(error)]
+
+    def read(shapes, dtype=None, shardings=None):
+        params = runs.load_params(step, loading.shapes(base.model))
+        params = {name: params[name] for name in shapes}
+        return loading.place(params, dtype, shardings)
+
+    return dataclasses.replace(base, folder=folder, headers=None, index="", weights=None, read=read), []
+
+
+def _fresh_nano(folder: pathlib.Path) -> Source:
+    """nano as `sft` begins with it, without parameters."""
+    vocabulary = Vocabulary(sizes.nano_tokenizer(), "alpamayo_nano", sizes.nano_trajectory_ids())
+    raw, vlm = sizes.policy_config("nano"), sizes.vlm_config(sizes.size("nano"))
+    config = configs.build(raw, vlm, vocabulary.ids, raw["model_type"], folder / "config.json")
+    raw |= {"vocab_size": vocabulary.ids.size, "traj_token_start_idx": vocabulary.ids.trajectory}
+    files = {
+        "config.json": layouts.dumps(raw),
+        "vlm/config.json": layouts.dumps(vlm),
+        "vlm/tokenizer.json": vocabulary.json.encode(),
+    }
+    return Source(
+        folder, raw["model_type"], config.model, raw, vlm, "vlm", vocabulary, files, None, "", {}, None, None
+    )
