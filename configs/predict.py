@@ -28,7 +28,7 @@ def get_config(argument=None):
         "nudge",
         "free",
     )  # one scene of the driving world of each
-    config.number = 0  # which scene of the world's test split
+    config.number = 0  # first scene of the world's test split; each family takes the next
     config.recordings = ("comma2k19",)  # shipped with the package
     config.samples = 6
     config.seed = 0

@@ -90,7 +90,9 @@ def wanted(config, frames: int) -> list[folder.Example]:
     """The scenes of the config, with `frames` frames a camera where there are so many."""
     if config.scene is not None:
         return folder.load_folder(config.scene, t0=config.t0, frames=frames)
-    found = [examples.world(config.number, family, frames=frames) for family in config.families]
+    found = [
+        examples.world(config.number + i, family, frames=frames) for i, family in enumerate(config.families)
+    ]
     return found + [examples.shipped(name, frames) for name in config.recordings]
 
 
@@ -141,16 +143,12 @@ def decision(text: str) -> str:
     return ", ".join(part.replace("_", " ") for part in parts)
 
 
-def numbers(example: folder.Example, plan: Plan) -> dict[str, float | None]:
-    """Distances to the way really driven in m (None where it is not known), and mean log-probability of a text."""
-    ade = None
-    if example.future_xyz is not None:
-        ade = np.asarray(displacement.ade(plan.trajectory_xyz, example.future_xyz))
-    return {
-        "ade_mean_m": None if ade is None else float(ade.mean()),
-        "ade_best_m": None if ade is None else float(ade.min()),
-        "log_prob_a_sample": float(np.asarray(plan.log_prob).sum(-1).mean()),
-    }
+def numbers(example: folder.Example, plan: Plan) -> dict[str, float]:
+    """Mean distance to the way really driven, of all samples and of the best one, in m; {} where it is not known."""
+    if example.future_xyz is None:
+        return {}
+    ade = np.asarray(displacement.ade(plan.trajectory_xyz, example.future_xyz))
+    return {"ade_mean_m": float(ade.mean()), "ade_best_m": float(ade.min())}
 
 
 def to_json(example: folder.Example, plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +196,7 @@ def say(log, example: folder.Example, plan: Plan, facts, path) -> None:
         log.say(f"  {count} of {len(plan.reasoning)}: {text or '(no text)'}")
     if example.trace is not None:
         log.say(f"  expected: {example.trace}")
-    if facts["ade_best_m"] is not None:
+    if facts:
         log.say(f"  distance to the way driven: {facts['ade_mean_m']:.2f} m, best of {len(plan.reasoning)} "
                 f"{facts['ade_best_m']:.2f} m")  # fmt: skip
     log.say(f"  {path}")
@@ -208,7 +206,7 @@ def card(example: folder.Example, plan: Plan, facts, picture: bytes) -> dict[str
     """A scene on the page."""
     captions = [f"{count} of {len(plan.reasoning)}: {text}" for count, text in counted(plan.reasoning)]
     captions += [f"expected: {example.trace}"] if example.trace is not None else []
-    shown = {name.replace("_", " "): value for name, value in facts.items() if value is not None}
+    shown = {f"ADE {name[4:-2]}": f"{value:.2f} m" for name, value in facts.items()}
     return {
         "title": example.name,
         "captions": [*captions, *example.notes],
