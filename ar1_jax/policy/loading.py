@@ -95,8 +95,9 @@ def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:
     huggingface.write(folder, policy.params, raw, files, patch_shape(model), model.expert.in_layers)
 
 
+@functools.cache
 def shapes(model: ModelConfig):
-    """The parameter tree as ShapeDtypeStructs, float32."""
+    """The parameter tree as ShapeDtypeStructs, float32; made once a model, so do not change it in place."""
     return jax.eval_shape(functools.partial(alpamayo.init_params, model), jax.random.key(0))
 
 
