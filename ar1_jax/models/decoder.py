@@ -87,7 +87,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, index, past, cos, sin, lengths, deep):
-        """x [B, K, N, D]; past: this layer's, or None; deep [taps, B, K, N, D] -> x, the tokens' own keys and values."""
+        """x [B, K, N, D]; past: this layer's, or None; deep [taps, B, K, N, D] -> x, own k and v."""
         eps = self.config.rms_norm_eps
         self.sow("intermediates", "hidden_states", x)
         out, own = Attention(self.config, self.causal, name="self_attn")(

@@ -198,8 +198,10 @@ class Policy:
         other = prefill(self.config.model, self.params, prompts.batch(self.config, bare, self._bucket(bare)))
         _, suffix = alpamayo.completion(self.config.model, self.params, other, done.ids)
         starts = (start, start + (other.next_position - prefix.next_position)[:, None])
-        return guided_flow(self.config, self.params, (prefix, other), (done.suffix, suffix), suffix_length, starts, noise,
-                           guidance, steps=steps, integrator=integrator)  # fmt: skip
+        pairs = (prefix, other), (done.suffix, suffix), suffix_length, starts
+        return guided_flow(
+            self.config, self.params, *pairs, noise, guidance, steps=steps, integrator=integrator
+        )
 
     def _plans(self, done, rules, normal, xyz, rot) -> list[Plan]:
         host = jax.device_get((done.ids, done.log_prob, done.lengths, done.complete, normal, xyz, rot))

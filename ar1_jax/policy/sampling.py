@@ -77,7 +77,8 @@ def _choose(logits, keys, step, greedy: bool):
 )
 def sample(
     config: ModelConfig, grammar: Grammar, params, prefix: Prefix, keys, *, samples: int, length: int,
-    temperature=1.0, greedy: bool = False, top_k: int | None = None, top_p=None, forced=None, limit=None, unroll: int = 1,
+    temperature=1.0, greedy: bool = False, top_k: int | None = None, top_p=None, forced=None, limit=None,
+    unroll: int = 1,
 ) -> Completions:  # fmt: skip
     """K = `samples` completions of at most `length` ids behind each of B prefixes.
 

@@ -80,8 +80,16 @@ class Vocabulary:
         get = lambda token: (
             -1 if self.tokenizer.token_to_id(token) is None else self.tokenizer.token_to_id(token)
         )
-        named = {name: get(f"<|{name}|>") for name in ("image_pad", "vision_start", "vision_end", "cot_start", "cot_end",
-                                                       "route_start", "route_end")}  # fmt: skip
+        shared = (
+            "image_pad",
+            "vision_start",
+            "vision_end",
+            "cot_start",
+            "cot_end",
+            "route_start",
+            "route_end",
+        )
+        named = {name: get(f"<|{name}|>") for name in shared}
         return TokenIds(
             trajectory=get("<i0>"), trajectory_count=trajectory_count, pad=get("<|endoftext|>"),
             end_of_turn=get("<|im_end|>"), future_start=get("<|traj_future_start|>"),
@@ -158,7 +166,8 @@ def word_level_json(words: tuple[str, ...], phrases: tuple[str, ...], trajectory
     return json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [entry(token) for token in added],
         "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": _piece_pattern()}, "behavior": "Isolated", "invert": False},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": _piece_pattern()}, "behavior": "Isolated",
+                          "invert": False},
         "post_processor": None, "decoder": {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unknown>"},
     })  # fmt: skip

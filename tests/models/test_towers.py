@@ -29,15 +29,15 @@ def test_rotary_frequencies_are_the_released_ones():
 def test_vision_positions_are_interpolated_in_merge_order():
     """The table P[r] = r over 48 × 48 cells, read at 4 × 6 patches: numbers measured on the release."""
     table = jnp.arange(48.0 * 48)[:, None]
-    want = [0, 9.4, 752, 761.4, 18.8, 28.2, 770.8, 780.2, 37.6, 47, 789.6, 799, 1504, 1513.4, 2256, 2265.4, 1522.8, 1532.2,
-            2274.8, 2284.2, 1541.6, 1551, 2293.6, 2303]  # fmt: skip
+    want = [0, 9.4, 752, 761.4, 18.8, 28.2, 770.8, 780.2, 37.6, 47, 789.6, 799, 1504, 1513.4, 2256, 2265.4, 1522.8,
+            1532.2, 2274.8, 2284.2, 1541.6, 1551, 2293.6, 2303]  # fmt: skip
     np.testing.assert_allclose(vision.position_table(table, 4, 6)[:, 0], want, rtol=1e-6)
 
 
 def test_fourier_features_are_the_released_ones():
     config = ExpertConfig(24, 32, 2, 16, 2, fourier_features=20)
-    want = [1.344997, -0.003823, -1.218322, 0.884388, 1.268862, -1.0022, 0.323184, -1.386706, -0.137264, 2.2e-05, -0.437016,
-            -1.414208, 0.718117, -1.103566, -0.62449, 0.997795, -1.376791, 0.277573, 1.407536, 1.414214]  # fmt: skip
+    want = [1.344997, -0.003823, -1.218322, 0.884388, 1.268862, -1.0022, 0.323184, -1.386706, -0.137264, 2.2e-05,
+            -0.437016, -1.414208, 0.718117, -1.103566, -0.62449, 0.997795, -1.376791, 0.277573, 1.407536, 1.414214]  # fmt: skip
     np.testing.assert_allclose(fourier(jnp.float32(0.3), frequencies(config)), want, atol=2e-5)
 
 
