@@ -32,6 +32,7 @@ def get_config(argument=None):
         {
             "name": "paper",  # or clipped, sequence_clipped, capped
             "beta": 4.0,  # paper: sharpness of the weights softmax(beta * reward)
+            "baseline": False,  # paper: weights minus their mean, same expectation with less noise
             "advantage": "dr_grpo",  # the others: or grpo, grpo_unbiased_std, batch_std, rloo
             "std_floor": 0.05,
             "clip_low": 0.2,

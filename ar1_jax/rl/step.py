@@ -23,7 +23,8 @@ OBJECTIVES = ("paper", "clipped", "sequence_clipped", "capped")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What is minimised. name: one of OBJECTIVES; beta: sharpness of the paper's weights; advantage: of
+    """What is minimised. name: one of OBJECTIVES; beta: sharpness of the paper's weights; baseline: subtract their mean
+    1/G, which changes no expectation on policy and takes out most of the noise; advantage: of
     advantages.
 
     ADVANTAGES (all but the paper's); kl_coef and kl: weight and estimator of the pull to the reference;
@@ -32,6 +33,7 @@ class Recipe:
 
     name: str = "paper"
     beta: float = 3.0
+    baseline: bool = False
     advantage: str = "dr_grpo"
     std_floor: float = 0.05
     clip_low: float = 0.2
@@ -87,7 +89,8 @@ def policy_terms(recipe, log_prob, ref_log_prob, rollout):
     old, mask, length = rollout.log_prob, rollout.mask, recipe.length or None
     active = advantages.active_groups(rollout.rewards)[:, None]
     if recipe.name == "paper":
-        weights = jnp.where(active, advantages.softmax_weights(rollout.rewards, recipe.beta), 0.0)
+        weights = advantages.softmax_weights(rollout.rewards, recipe.beta)
+        weights = jnp.where(active, weights - recipe.baseline / weights.shape[-1], 0.0)
         return objectives.paper(
             log_prob, ref_log_prob, weights, mask, kl_coef=recipe.kl_coef, kl=recipe.kl,
             aggregation=recipe.aggregation, length=length, old_log_prob=old,
@@ -131,16 +134,23 @@ def total_loss(model, rules, recipe, params, rollout, ref_log_prob):
     return terms.loss, metrics
 
 
-def build(model, rules, recipe, optimizer):
+def freeze(params, trained):
+    """params with stopped gradients where the tree `trained` is False: no backward pass is computed for them."""
+    return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
+
+
+def build(model, rules, recipe, optimizer, trained=None):
     """-> jitted update(state, rollout, ref_log_prob, rate) -> state, metrics; it consumes `state`.
 
+    trained: tree of bools like the parameters (None: all); the optimizer's own rates should agree with it.
     optimizer: gradient transformation without the rate, `train.optimizer.adamw`. metrics: scalars; "gap" is
     the mean distance of learner and sampler log-probabilities, zero up to rounding at the first update of a
     batch. A gradient that is not finite changes nothing and shows as finite = 0.
     """
 
     def update(state, rollout, ref_log_prob, rate):
-        loss = lambda params: total_loss(model, rules, recipe, params, rollout, ref_log_prob)
+        moving = lambda params: params if trained is None else freeze(params, trained)
+        loss = lambda params: total_loss(model, rules, recipe, moving(params), rollout, ref_log_prob)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])

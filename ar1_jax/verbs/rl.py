@@ -97,10 +97,10 @@ class Trainer:
         model, rules = policy.config.model, policy.config.grammar("tokens")
         self.recipe = step.Recipe(**c.objective, temperature=c.temperature)
         self.judge = judge.Judge(policy.config, policy.vocabulary, c.rewards)
-        optimum = c.optimizer
+        optimum, rates = c.optimizer, optimizer.read_table(c.optimizer.rates)
         self.optimizer = optimizer.adamw(
             policy.params, b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay, clip=optimum.clip,
-            rates=optimizer.read_table(optimum.rates),
+            rates=rates,
         )  # fmt: skip
         self.settings = loop.Settings(
             steps=c.steps, scenes=c.scenes, rate=optimum.rate, warmup=optimum.warmup, floor=optimum.floor,
@@ -116,7 +116,8 @@ class Trainer:
         self.evaluation, self.validation = measure(self.test), measure(held)
         self.sample = rollout.build(model, rules, encode, samples=c.group, temperature=c.temperature)
         self.score = step.build_score(model, rules, c.temperature)
-        self.update = step.build(model, rules, self.recipe, self.optimizer)
+        trained = jax.tree.map(lambda rate: rate > 0, optimizer.by_pattern(policy.params, rates, "rates"))
+        self.update = step.build(model, rules, self.recipe, self.optimizer, trained)
 
     def layout(self):
         """The prompt layout of the world's pictures."""
