@@ -1,4 +1,4 @@
-"""Meta-actions: what a trajectory does, tick by tick, per channel (paper Table 5; thresholds: the published auto-labeller).
+"""Meta-actions: what a trajectory does, tick by tick (paper Table 5; thresholds: the published auto-labeller).
 
 W waypoints at 0.1 s, T = W + 1 ticks with the origin at t0, ... any leading axes. Kept of the published labelling:
 smoothing, cuts with hysteresis and a pause of 3 ticks, class thresholds and their order, minimum lengths without
