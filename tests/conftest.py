@@ -30,3 +30,24 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 absl.flags.FLAGS.mark_as_parsed()  # grain's workers look at flags
+
+# What .ci/run repeats on a second interpreter with another jax: every operation and codec, no training.
+FAST = (
+    "core",
+    "geometry",
+    "text",
+    "images",
+    "actions",
+    "metrics",
+    "kernels",
+    "models",
+    "checkpoints/test_runs.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of the FAST folders; single tests elsewhere carry the mark themselves."""
+    here = pathlib.Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / name) for name in FAST):
+            item.add_marker("fast")
