@@ -67,6 +67,7 @@ def test_reasoning_never_falls_when_a_part_gets_better(values, which, more):
         ("Keep speed, keep lane: road clear.", STOP, 0),
         ("Keep speed, nudge left: stopped vehicle on the right within 24 m.", drive(shift=1.5), 1),
         ("Keep speed, nudge right: stopped vehicle on the left within 24 m.", drive(shift=1.5), 0),
+        ("Keep speed, nudge left: stopped vehicle on the right within 24 m.", drive(shift=3.2), 0),
         ("Keep speed, keep lane: road clear.", drive(shift=1.5), 0),
         ("Follow lead, keep lane: lead vehicle braking within 24 m.", drive(acceleration=-0.8), 1),
         ("Yield, keep lane: pedestrian on the road from the left within 24 m.", drive(acceleration=-1.0), 1),

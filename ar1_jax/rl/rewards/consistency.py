@@ -23,9 +23,9 @@ SLOWS, STOPS, GAINS = (
     1.0,
 )  # speed lost (also >= 10 % of the initial one); speed of standing; speed gained
 STOPPING = 0.5  # share of the initial speed left at the horizon's end that still reads as coming to a stop
-# lateral summaries, m moved against the lane's centre since the first waypoint; the last in rad of heading
-# (keeping: no line crossed, by a car of 1.9 m in a lane of 3.6 m)
-KEEPS, SHIFTS, NUDGES, CHANGES, TURNS = 0.85, 0.2, 0.4, 2.0, 0.5
+# lateral summaries, m moved against the lane's centre since the first waypoint; the last in rad of heading.
+# Keeping: no line crossed, by a car of 1.9 m in a lane of 3.6 m. A nudge stays well short of the next lane's middle.
+KEEPS, SHIFTS, NUDGES, NUDGES_AT_MOST, CHANGES, TURNS = 0.85, 0.2, 0.4, 2.5, 1.8, 0.5
 
 KEEPING, SLOWING, STOPPED, GAINING = 1, 2, 4, 8  # bits; several can hold
 LONGITUDINAL_GOES_WITH = {
@@ -75,10 +75,11 @@ def lateral_summary(offset, heading):
     left, right, end = jnp.max(move, -1), -jnp.min(move, -1), move[..., -1]
     leans_left, leans_right = left > right, right >= left
     size = jnp.maximum(left, right)
+    nudges = (size > NUDGES) & (size < NUDGES_AT_MOST)
     return (
         STRAIGHT * (size < KEEPS)
-        + LEFT * (leans_left & (size > NUDGES))
-        + RIGHT * (leans_right & (size > NUDGES))
+        + LEFT * (leans_left & nudges)
+        + RIGHT * (leans_right & nudges)
         + FAR_LEFT * (end > CHANGES)
         + FAR_RIGHT * (end < -CHANGES)
         + SMALL_LEFT * (leans_left & (size > SHIFTS))
