@@ -21,6 +21,9 @@ def get_config(argument=None):
     config.steps = 0  # a fixed number of steps instead, where it is not 0
     config.batch = 16
     config.export = ""  # folder for the finished policy
+    config.mesh = ml_collections.ConfigDict(
+        {"data": -1, "fsdp": 1, "tensor": 1}
+    )  # devices; -1 = whatever is left
 
     config.optimizer = ml_collections.ConfigDict(
         {
@@ -50,11 +53,12 @@ def get_config(argument=None):
     config.data = ml_collections.ConfigDict(
         {"reuse": 3, "block": 1024, "chunk": 64, "threads": 2, "ahead": 8}
     )
-    config.augment = ml_collections.ConfigDict({"brightness": 0.1, "contrast": 0.2, "drop": 0.02})
+    config.augment = ml_collections.ConfigDict({"brightness": 0.1, "contrast": 0.2, "drop": 0.05})
     config.validation = ml_collections.ConfigDict({"scenes": 320, "every": 0.05, "batch": 32})
     config.test = ml_collections.ConfigDict({"scenes": 1024, "batch": 64})
     config.log_every = 20
     if argument == "quick":
+        config.mesh.data = 1
         config.name, config.steps, config.batch, config.log_every = "sft_quick", 6, 4, 2
         config.optimizer.warmup = 2
         config.data.update({"reuse": 2, "block": 16, "chunk": 8})

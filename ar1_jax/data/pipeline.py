@@ -18,7 +18,7 @@ class Augment:
 
     brightness: float = 0.1
     contrast: float = 0.2
-    drop: float = 0.02
+    drop: float = 0.05
 
 
 def sample_batch(chunks, layout, settings, index):

@@ -117,16 +117,24 @@ def total_loss(model, rules, recipe, encode, tree, batch, knobs, key):
     return loss, parts | {"loss": loss}
 
 
-def build(model, rules, recipe, encode, optimizer):
+def build(model, rules, recipe, encode, optimizer, rates=None):
     """The jitted step(state, batch, knobs, key) -> state, metrics; it consumes `state`.
 
-    encode(batch) -> models.alpamayo.Prompt; knobs: f32 scalars "rate" and "cells". A step whose gradient is not
-    finite changes nothing but `stuck`.
+    encode(batch) -> models.alpamayo.Prompt; knobs: f32 scalars "rate" and "cells". rates: the tree of multipliers
+    (optimizer.by_pattern); where it is 0 no gradient is computed, so that a frozen tower costs no backward pass.
+    A step whose gradient is not finite changes nothing but `stuck`.
     """
+
+    def moving(tree):
+        return (
+            tree
+            if rates is None
+            else jax.tree.map(lambda p, r: p if r else jax.lax.stop_gradient(p), tree, rates)
+        )
 
     def step(state, batch, knobs, key):
         tree = trained(state.params, state.head)
-        loss = lambda tree: total_loss(model, rules, recipe, encode, tree, batch, knobs, key)
+        loss = lambda tree: total_loss(model, rules, recipe, encode, moving(tree), batch, knobs, key)
         grads, metrics = jax.grad(loss, has_aux=True)(tree)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])

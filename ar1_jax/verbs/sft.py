@@ -4,15 +4,16 @@ Writes runs/<name>/: config.json, metrics.jsonl, checkpoints/ (resume), best/ (l
 and .json (held-out scenes), and the finished policy where config.export names a folder. Called again it continues.
 """
 
-import functools
+import math
 import pathlib
 import platform
 import sys
 
 import jax
+from jax.sharding import NamedSharding
 
 from ar1_jax.checkpoints import runs
-from ar1_jax.core import errors, runlog, signals, trees
+from ar1_jax.core import errors, runlog, sharding, sharding_tables, signals, trees
 from ar1_jax.data import pipeline, reuse, samples
 from ar1_jax.evaluate import report
 from ar1_jax.policy import loading
@@ -61,6 +62,19 @@ def initial_policy(config):
     return loading.create(config.model, jax.random.key(config.seed))
 
 
+def spread_over(config):
+    """The mesh of config.mesh, of all devices or the first; ConfigError where the batch cannot be spread over it."""
+    sizes = dict(config.mesh)
+    count = None if -1 in sizes.values() else math.prod(sizes.values())
+    mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:count])
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch % ways:
+        raise errors.ConfigError(
+            f"config.batch={config.batch} is not divided by data * fsdp = {ways} of the mesh"
+        )
+    return mesh
+
+
 class Trainer:
     """The parts of a run, built from its config. State and progress are handed around, not kept."""
 
@@ -73,19 +87,34 @@ class Trainer:
         self.recipe = step.Recipe(
             c.loss.flow_draws, c.loss.flow, c.loss.cells_positive, c.loss.tokens, c.loss.strict
         )
-        optimum = c.optimizer
+        optimum, table = c.optimizer, optimizer.read_table(c.optimizer.rates)
         self.optimizer = optimizer.adamw(
             step.trained(policy.params, head), b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay,
-            clip=optimum.clip, rates=optimizer.read_table(optimum.rates),
+            clip=optimum.clip, rates=table,
         )  # fmt: skip
-        self.fresh = functools.partial(step.init_state, policy.params, head, self.optimizer)
-        self.step = step.build(policy.config.model, rules, self.recipe, encode, self.optimizer)
+        self.params, self.head = policy.params, head
+        self.mesh = spread_over(c)
+        rates = optimizer.by_pattern(step.trained(policy.params, head), table, "optimizer.rates")
+        self.program = step.build(policy.config.model, rules, self.recipe, encode, self.optimizer, rates)
         look = step.examine(policy.config.model, rules, self.recipe, encode, WINDOW)
         self.look = validate.Validation(look, held, c.validation.batch)
         self.settings = loop.Settings(
             rate=optimum.rate, cells=(c.loss.cells_first, c.loss.cells_last), minutes=None if c.steps else c.minutes,
             validate_every=c.validation.every, log_every=c.log_every,
         )  # fmt: skip
+
+    def fresh(self):
+        """The state of step 0, laid out over the mesh by the house's tables."""
+        state = step.init_state(self.params, self.head, self.optimizer)
+        if self.mesh.size == 1:
+            return state
+        return sharding.shard_tree(state, self.params, sharding_tables.PARAMETERS, self.mesh)
+
+    def step(self, state, batch, *rest):
+        """One step; the scenes of the batch are spread over the mesh."""
+        if self.mesh.size > 1:
+            batch = jax.device_put(batch, NamedSharding(self.mesh, sharding_tables.ACTIVATIONS["scenes"]))
+        return self.program(state, batch, *rest)
 
     def start(self):
         """A fresh state and progress, or those of the newest whole checkpoint."""
@@ -116,9 +145,7 @@ class Trainer:
 
     def best(self, progress):
         """Parameters of the lowest validation loss."""
-        return runs.restore(
-            self.folder / "best", {"params": self.fresh().params}, step=progress.best_step
-        ).params
+        return runs.restore(self.folder / "best", {"params": self.params}, step=progress.best_step).params
 
     def validate(self, state, at):
         """Validation with the same flow draws at every step."""

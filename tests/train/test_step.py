@@ -132,6 +132,25 @@ def test_ten_steps_lower_the_loss_and_a_bad_batch_changes_nothing_but_the_count(
     assert int(STEP(state, BATCH, KNOBS, KEY)[1]["stuck"]) == 0
 
 
+def test_frozen_towers_stay_and_cost_no_gradient():
+    table = ((r"(policy/vlm|head)/.*", 0.0), (r".*", 1.0))
+    tree = step.trained(PARAMS, HEAD)
+    tx = optimizer.adamw(tree, b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0, rates=table)
+    rates = optimizer.by_pattern(tree, table, "rates")
+    take = step.build(tiny.MODEL, tiny.RULES, RECIPE, tiny.encode, tx, rates)
+    state, metrics = take(step.init_state(PARAMS, HEAD, tx), BATCH, KNOBS, KEY)
+    (_, parts), grads = loss_and_grads(BATCH)
+    for name in ("tokens", "cells", "flow"):  # the losses are still told
+        np.testing.assert_allclose(metrics[name], parts[name], rtol=1e-5)
+    moving = [g for path, g in trees.flatten(grads["policy"]).items() if not path.startswith("vlm")]
+    np.testing.assert_allclose(
+        metrics["gradient"], np.sqrt(sum(float((g**2).sum()) for g in moving)), rtol=1e-4
+    )
+    for path, end in trees.flatten(state.params).items():
+        same = (np.asarray(end) == trees.flatten(PARAMS)[path]).all()
+        assert same == path.startswith("vlm"), path
+
+
 def test_examine_says_what_greedy_decoding_would_decide():
     logits, _ = model_logits(BATCH)
     seen = LOOK(PARAMS, HEAD, BATCH, KEY)
