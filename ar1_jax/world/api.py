@@ -93,9 +93,10 @@ def _scene(halves, weight, frames, frame_step):
     decision = driver.decide(world)
     history_xyz, history_rot = driver.history(world, driver.history_times())
     future_xyz, future_rot = driver.future(world, decision, driver.future_times())
-    shots = [_shot(world, -frame_step * (frames - 1 - frame)) for frame in range(frames)]
-    total = lambda name: sum(getattr(shot, name) for shot in shots)
-    named = labels.label(world, decision, total("box_pixels"), total("shining"))
+    shots = jax.vmap(lambda time: _shot(world, time))(
+        -frame_step * jnp.arange(frames - 1, -1, -1, dtype=jnp.float32)
+    )
+    named = labels.label(world, decision, shots.box_pixels.sum(0), shots.shining.sum(0))
     red = (world.light.state == state.RED) | (world.light.state == state.YELLOW)
     road = (
         world.road.curvature,
@@ -105,8 +106,8 @@ def _scene(halves, weight, frames, frame_step):
         world.light.state,
     )
     return {
-        "images": jnp.stack([shot.images for shot in shots], 1),
-        "cells": jnp.stack([shot.cells for shot in shots], 1),
+        "images": jnp.swapaxes(shots.images, 0, 1),
+        "cells": jnp.swapaxes(shots.cells, 0, 1),
         "ego_history_xyz": history_xyz,
         "ego_history_rot": history_rot,
         "ego_future_xyz": future_xyz,
@@ -121,8 +122,8 @@ def _scene(halves, weight, frames, frame_step):
     }
 
 
-def _shot(world, time: float) -> render.Pictures:
-    """Pictures at `time` s <= 0 from t0."""
-    xyz, rot = driver.history(world, jnp.full(1, time, jnp.float32))
+def _shot(world, time) -> render.Pictures:
+    """Pictures at `time` [] s <= 0 from t0."""
+    xyz, rot = driver.history(world, time[None])
     pose = (xyz[0, 0], xyz[0, 1], jnp.arctan2(rot[0, 1, 0], rot[0, 0, 0]))
     return render.render(world, boxes.of_world(world, time), pose)
