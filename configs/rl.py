@@ -60,6 +60,6 @@ def get_config(argument=None):
         config.evaluation.update({"scenes": 16, "samples": 2})
         config.validation.scenes = 8
     if argument == "grpo":
-        config.name = "rl_grpo"
+        config.name, config.updates = "rl_grpo", 2  # the second update is the one that clips can act on
         config.objective.update({"name": "clipped", "advantage": "grpo", "aggregation": "token-mean"})
     return config

@@ -1,6 +1,8 @@
 """The page of a run: what changed on held-out scenes, the curves, a few scenes before and after, the
 settings."""
 
+import html
+
 import numpy as np
 
 from ar1_jax.figures import report
@@ -69,6 +71,6 @@ def write(path, title, about, evaluation_tables, records, cards, config_text):
             "note": "Greedy decoding, held-out scenes.",
             "items": cards,
         },
-        {"kind": "text", "title": "Configuration", "text": config_text},
+        {"kind": "text", "title": "Configuration", "html": f"<pre>{html.escape(config_text)}</pre>"},
     ]
     return report.render(path, title, sections)

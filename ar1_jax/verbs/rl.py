@@ -233,7 +233,10 @@ class Trainer:
     def tables(self, before, after, controls):
         """(title, columns, rows, note) each."""
         family, names = self.test["family"], api.registry.names()
-        note = "Mean and 95 % bootstrap interval over scenes; the change is paired scene by scene."
+        note = (
+            "Mean and 95 % bootstrap interval over scenes; the change is paired scene by scene. Who always keeps "
+            "lane and speed is given the lane's exact curvature and looks at nothing else."
+        )
         c = self.config
         sampled = f"Mean of {c.evaluation.samples} samples a scene at temperature {c.temperature:g}."
         return [
