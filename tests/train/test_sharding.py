@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding
 
 from ar1_jax.core import sharding, sharding_tables, trees
 from ar1_jax.train import optimizer, step
 from tests.train import tiny
 
+pytestmark = pytest.mark.slow  # compiles the step for eight devices
 ROWS = 4
 BATCH, PARAMS = tiny.batch(rows=ROWS), tiny.params()
 HEAD = step.init_head(jax.random.key(1), 16, tiny.CLASSES)
