@@ -103,7 +103,8 @@ def from_scene(folder: pathlib.Path, raw: dict, frames: int | None, problems: li
     ids = scene_json.camera_ids([camera_id for camera_id, *_ in listed], problems)
     images = scene_json.read_images(folder, [files for _, files, _, _ in listed], problems)
     times = scene_json.read_times([times for *_, times, _ in listed], problems)
-    calibration = scene_json.read_calibration([c for *_, c in listed], problems)
+    keys = [f"cameras[{i}].calibration" for i in range(len(listed))]
+    calibration = scene_json.read_calibration([c for *_, c in listed], keys, problems)
     future = scene_json.numbers(raw, "future", (64, 3), problems) if raw.get("future") is not None else None
     texts = {name: scene_json.text(raw, name, problems) for name in ("route", "question")}
     if images is None or ids is None or xyz is None or rot is None:  # judge at least what is there
@@ -170,9 +171,9 @@ def from_recording(folder: pathlib.Path, raw: dict, t0, frames: int, problems: l
     if len(poses.times) == 1:
         notes.append("egomotion holds one pose: the car is taken to stand still")
     images = scene_json.read_images(folder, files, problems)
-    calibration = scene_json.read_calibration(
-        [scene_json.recorded_calibration(camera) for _, camera in indexed], problems
-    )
+    keys = [f"cameras[{i}]" for i, _ in indexed]
+    mounts = [scene_json.recorded_calibration(indexed[n][1], key, problems) for n, key in enumerate(keys)]
+    calibration = None if problems else scene_json.read_calibration(mounts, keys, problems)
     if images is None or ids is None:
         problems += scenes.camera_problems(ids) if ids is not None else []
         return None

@@ -192,17 +192,17 @@ def read_image(folder: pathlib.Path, name: str, key: str, problems: list[str]) -
         return None
 
 
-def read_calibration(entries: list, problems: list[str]) -> tuple[CameraModel, ...] | None:
+def read_calibration(entries: list, keys: list[str], problems: list[str]) -> tuple[CameraModel, ...] | None:
     """One CameraModel a camera, or None where none is given; some with and some without is a finding."""
     if all(entry is None for entry in entries):
         return None
     models = []
-    for index, entry in enumerate(entries):
+    for entry, key in zip(entries, keys, strict=True):
         try:
             models.append(camera_model(entry))
-        except (TypeError, KeyError, ValueError) as e:
-            problems.append(f"cameras[{index}].calibration: {type(e).__name__} {e}; model (pinhole or ftheta), width, "
-                            "height, cx, cy, fx and fy or polynomial, rig_from_camera [4, 4] are expected")  # fmt: skip
+        except (TypeError, KeyError, ValueError, OverflowError) as e:
+            problems.append(f"{key}: {type(e).__name__} {e}; model (pinhole or ftheta), width, height, cx, cy, fx and "
+                            "fy or polynomial, rig_from_camera [4, 4] are expected")  # fmt: skip
     return tuple(models) if len(models) == len(entries) else None
 
 
@@ -224,17 +224,24 @@ def camera_model(entry: dict) -> CameraModel:
     return CameraModel(entry["model"], **size, **floats, polynomial=polynomial, rig_from_camera=matrix)
 
 
-def recorded_calibration(camera: dict) -> dict | None:
+def recorded_calibration(camera: dict, key: str, problems: list[str]) -> dict | None:
     """A recording's camera (T_rig_camera, intrinsics beside it) as a calibration entry; None where it has none."""
-    mount = camera.get("T_rig_camera")
-    if not isinstance(mount, dict):
+    mount, transform = camera.get("T_rig_camera"), np.eye(4)
+    if mount is None:
         return None
-    transform = np.eye(4)
-    transform[:3, :3] = recording.matrix(np.asarray(mount["quat_xyzw"], np.float64))
-    transform[:3, 3] = mount["xyz"]
+    mount = mount if isinstance(mount, dict) else {}
+    xyz = numbers({"xyz": [mount.get("xyz")]}, "xyz", (1, 3), problems, f"{key}.T_rig_camera.")
+    turn = numbers(
+        {"quat_xyzw": [mount.get("quat_xyzw")]}, "quat_xyzw", (1, 4), problems, f"{key}.T_rig_camera."
+    )
+    turn = None if turn is None else unit(turn, f"{key}.T_rig_camera.quat_xyzw", problems)
+    if xyz is None or turn is None:
+        return None
+    transform[:3, :3], transform[:3, 3] = turn[0], xyz[0]
     names = ("width", "height", "fx", "fy", "cx", "cy")
+    model = str(camera.get("model", "pinhole"))
     return {name: camera[name] for name in names if name in camera} | {
-        "model": str(camera.get("model", "pinhole")).split()[0],
+        "model": "pinhole" if model.startswith("pinhole") else model,  # "pinhole (undistorted)" and the like
         "rig_from_camera": transform.tolist(),
     }
 

@@ -232,3 +232,53 @@ def test_rotations_equal_the_released_preparation():
         scene = folder.load_folder(pathlib.Path(REAL) / "comma2k19_segment40", t0=moment, frames=1)[0].scene
         np.testing.assert_allclose(scene.ego_history_rot, stored["real/in/ego_history_rot"][index], atol=1e-6)
         np.testing.assert_allclose(scene.ego_history_xyz, stored["real/in/ego_history_xyz"][index], atol=0.05)
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    3.5,
+    float("nan"),
+    1e30,
+    "x",
+    "",
+    [],
+    {},
+    [None],
+    [[]],
+    {"a": 1},
+    [1, "2"],
+    "../scene.json",
+]
+
+
+def places(raw, path=()):
+    """Every place of a JSON value, long lists by their first and last item only."""
+    yield path
+    if isinstance(raw, dict):
+        for key in raw:
+            yield from places(raw[key], (*path, key))
+    elif isinstance(raw, list):
+        for index in sorted({0, len(raw) - 1} & set(range(len(raw)))):
+            yield from places(raw[index], (*path, index))
+
+
+@pytest.mark.parametrize("kind", ["scene", "recording"])
+def test_no_odd_value_anywhere_gives_another_error(tmp_path, kind):
+    """Each place of a good file is replaced by each odd value: a SceneError or a scene, never a traceback."""
+    if kind == "scene":
+        path = write(tmp_path / "s")
+    else:
+        path = recorded(tmp_path, lambda raw: raw["egomotion"].__delitem__(slice(60, None)))
+    good, refused = json.loads((path / "scene.json").read_text()), 0
+    for place in list(places(good))[1:]:
+        for odd in ODD:
+            raw = json.loads(json.dumps(good))
+            put(*place, odd)(raw)
+            (path / "scene.json").write_text(json.dumps(raw))
+            try:
+                folder.load_folder(path, frames=1)
+            except errors.SceneError:
+                refused += 1
+    assert refused > 200
