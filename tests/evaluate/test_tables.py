@@ -56,6 +56,7 @@ def test_decision_cells_by_hand():
     assert value("majority decision", "lateral") == 50.0
     assert (value(row, "decision", "free"), value(row, "decision", "other")) == (100.0, 50.0)
     assert value("majority decision", "decision", "other") == 0.0
+    assert value("majority decision", "lateral", "free") == 100.0  # the nudge is in the other family
 
 
 def test_distances_by_hand():
