@@ -38,6 +38,7 @@ def render(
     title: str | None = None,
     decisions: Sequence[str] | None = None,
     notes: Sequence[str] | None = None,
+    rotations: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     agents: np.ndarray | None = None,
     lanes: Sequence[np.ndarray] = (),
@@ -46,8 +47,9 @@ def render(
 
     images: uint8 [C, T, H, W, 3] or [C, H, W, 3], the pixels the policy receives; the last frame is shown, enlarged by
     a whole factor without smoothing. history_xyz [16, 3], trajectories [K, W, 3] m, reasoning K texts. decisions and
-    notes (a reward, say): K short texts. truth: [W, 3], the way that was really driven. agents: [M, 5] boxes at t0 or
-    [M, W, >= 5] over time: x, y, yaw, length, width; rows with NaN or no length are left out. lanes: lines [N, >= 2].
+    notes (a reward, say): K short texts. rotations: [K, W, 3, 3], for the sign of the speed. truth: [W, 3], the way
+    that was really driven. agents: [M, 5] boxes at t0 or [M, W, >= 5] over time: x, y, yaw, length, width; rows with
+    NaN or no length are left out. lanes: lines [N, >= 2].
     Raises ValueError where lengths disagree.
     """
     frames = latest_frames(images)
@@ -74,7 +76,10 @@ def render(
     draw_view(figure, top, window, history_xyz, trajectories, kinds, truth, agents, lanes)
     top += heights["view"]
     draw_reasons(figure, top, kinds, blocks, k)
-    draw_speed(figure, top, heights["text"], history_xyz, trajectories, kinds, truth)
+    future = [
+        future_speeds(way, None if rotations is None else rotations[i]) for i, way in enumerate(trajectories)
+    ]
+    draw_speed(figure, top, heights["text"], speeds(history_xyz), future, kinds, truth)
     return save(figure, path)
 
 
@@ -281,22 +286,25 @@ def draw_reasons(figure, top: float, kinds, blocks, k: int) -> None:
         top += len(lines) * LINE + 14
 
 
-def draw_speed(figure, top: float, height: float, history_xyz, trajectories, kinds, truth) -> None:
-    """Speed over time: what a stop looks like, which from above is only a short line."""
+def draw_speed(figure, top: float, height: float, past, future, kinds, truth) -> None:
+    """Speed over time: what a stop looks like, which from above is only a short line. Below 0 is backwards."""
     left = 880
     write(figure, left, top, "Speed (m/s) over time (s)", weight="bold")
     panel = axes(figure, left + 20, top + 30, WIDTH - MARGIN - left - 20, min(height, 300) - 60)
     plain(panel)
-    past = speeds(history_xyz)
     panel.plot(DT * np.arange(1 - len(past), 1), past, color=INK, lw=2.2)
-    at = DT * (np.arange(trajectories.shape[1]) + 1)
+    at = DT * (np.arange(len(future[0])) + 1)
     for kind in kinds:
         for index in kind.members:
-            panel.plot(at, future_speeds(trajectories[index]), color=kind.color, ls=kind.dash, lw=1.2)
+            panel.plot(at, future[index], color=kind.color, ls=kind.dash, lw=1.2)
     if truth is not None:
-        panel.plot(at, future_speeds(np.asarray(truth)), color=INK, lw=1.3, ls=(0, (1, 1.4)))
+        panel.plot(at, future_speeds(truth), color=INK, lw=1.3, ls=(0, (1, 1.4)))
     panel.axvline(0, color=MUTED, lw=0.6)
-    panel.set(xlim=(DT * (1 - len(past)), at[-1]), ylim=(0, max(2.0, 1.1 * panel.get_ylim()[1])))
+    lowest = min(float(np.min(line)) for line in (past, *future))
+    panel.axhline(0, color=MUTED, lw=0.6)
+    panel.set(
+        xlim=(DT * (1 - len(past)), at[-1]), ylim=(1.1 * min(lowest, 0.0), max(2.0, panel.get_ylim()[1]))
+    )
 
 
 def speeds(xyz) -> np.ndarray:
@@ -304,9 +312,14 @@ def speeds(xyz) -> np.ndarray:
     return np.linalg.norm(np.diff(np.asarray(xyz, np.float64), axis=0), axis=-1) / DT
 
 
-def future_speeds(xyz) -> np.ndarray:
-    """Waypoints [W, 3] from 0.1 s on -> speeds [W], the first one from the origin."""
-    return speeds(np.concatenate([np.zeros((1, 3)), np.asarray(xyz)[:, :3]]))
+def future_speeds(xyz, rotation=None) -> np.ndarray:
+    """Waypoints [W, 3] from 0.1 s on -> speeds [W], the first one from the origin; with rotations [W, 3, 3] a move
+    against the car's own x axis is negative."""
+    ways = np.concatenate([np.zeros((1, 3)), np.asarray(xyz)[:, :3]])
+    if rotation is None:
+        return speeds(ways)
+    along = np.einsum("wi,wi->w", np.diff(ways, axis=0), np.asarray(rotation)[..., 0])
+    return np.where(along < 0, -1.0, 1.0) * speeds(ways)
 
 
 def save(figure, path) -> bytes:

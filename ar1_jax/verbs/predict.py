@@ -130,6 +130,7 @@ def draw(policy, example: folder.Example, plan: Plan, path=None) -> bytes:
         title=example.name.replace("_", " "),
         decisions=[decision(text) for text in plan.reasoning],
         notes=["" if complete else "(cut off: did not end by itself)" for complete in plan.complete],
+        rotations=plan.trajectory_rot,
         truth=example.future_xyz,
         agents=example.agents,
         lanes=example.lanes,

@@ -74,6 +74,9 @@ def test_samples_that_reason_alike_are_one_kind_most_frequent_first():
 def test_speeds_by_hand():
     np.testing.assert_allclose(plan.future_speeds(STRAIGHT), 10.0)
     np.testing.assert_allclose(plan.speeds([[0, 0, 0], [0.3, 0.4, 0]]), [5.0])
+    ahead = np.broadcast_to(np.eye(3), (64, 3, 3))
+    np.testing.assert_allclose(plan.future_speeds(STRAIGHT, ahead), 10.0)
+    np.testing.assert_allclose(plan.future_speeds(-STRAIGHT, ahead), -10.0)
 
 
 def test_long_reasoning_is_wrapped_and_its_cut_shown():

@@ -99,7 +99,9 @@ def test_the_strip_shows_what_the_policy_reads():
 
     example = examples.shipped(frames=1)
     still = np.zeros((1, 64, 3))
-    plan = Plan(still, None, None, None, ("",), None, None, None, np.array([True]))
+    plan = Plan(
+        still, np.eye(3)[None, None].repeat(64, 1), None, None, ("",), None, None, None, np.array([True])
+    )
     picture = np.asarray(PIL.Image.open(io.BytesIO(predict.draw(Stub, example, plan))).convert("RGB"))
     inside = picture[48 + 16 + 8 :, 48:][: 96 * 3, : 128 * 4]  # 128 x 96, four times as large
     blocks = inside[:, 2::4][:, :-1] == inside[:, 3::4][:, :-1]
