@@ -37,7 +37,8 @@ def test_vision_positions_are_interpolated_in_merge_order():
 def test_fourier_features_are_the_released_ones():
     config = ExpertConfig(24, 32, 2, 16, 2, fourier_features=20)
     want = [1.344997, -0.003823, -1.218322, 0.884388, 1.268862, -1.0022, 0.323184, -1.386706, -0.137264, 2.2e-05,
-            -0.437016, -1.414208, 0.718117, -1.103566, -0.62449, 0.997795, -1.376791, 0.277573, 1.407536, 1.414214]  # fmt: skip
+            -0.437016, -1.414208, 0.718117, -1.103566, -0.62449, 0.997795, -1.376791, 0.277573, 1.407536,
+            1.414214]  # fmt: skip
     np.testing.assert_allclose(fourier(jnp.float32(0.3), frequencies(config)), want, atol=2e-5)
 
 
