@@ -87,8 +87,7 @@ def prepare(section: dict[str, Any]) -> dict[str, Any]:
     if out["kind"] == "table":
         out["rows"] = [[cell(value) for value in row] for row in section["rows"]]
         out["numeric"] = [
-            any(c[1] == "number" for c in column) and all(c[1] for c in column)
-            for column in zip(*out["rows"])
+            {"number"} <= {c[1] for c in column} <= {"number", "missing"} for column in zip(*out["rows"])
         ] or [False] * len(section["columns"])
     elif out["kind"] == "curves":
         out["panels"], out["x_label"] = curves.panels(section["series"]), section.get("x_label", "")
@@ -101,7 +100,8 @@ def prepare(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell(value: Any) -> tuple[str, str]:
-    """(text, class) of a table cell: "number", "missing" (None or not finite), or "" for text."""
+    """(text, class) of a table cell: "number", "missing" (None or not finite), "figures" (a text that begins with a
+    number and is kept in one line, such as an interval), or "" for text."""
     if value is None:
         return "not run", "missing"
     if isinstance(value, bool):
@@ -111,7 +111,8 @@ def cell(value: Any) -> tuple[str, str]:
     if isinstance(value, numbers.Real) or getattr(value, "shape", None) == ():
         value = float(value)
         return (curves.number(value), "number") if abs(value) < float("inf") else (str(value), "missing")
-    return str(value), ""
+    text = str(value)
+    return text, "figures" if len(text) <= 30 and text.lstrip("+-−")[:1].isdigit() else ""
 
 
 def card(item: dict[str, Any]) -> dict[str, Any]:

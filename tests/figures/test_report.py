@@ -105,6 +105,10 @@ def test_cells_by_hand():
     assert report.cell(np.float32(0.123456)) == ("0.123", "number")
     assert report.cell(12000) == ("12,000", "number") and report.cell(True) == ("yes", "")
     assert report.cell(float("nan")) == ("nan", "missing") and report.cell("x") == ("x", "")
+    assert (
+        report.cell("+0.5 (0.1 to 0.9)")[1] == "figures"
+        and report.cell("2 cars and a long story about them")[1] == ""
+    )
 
 
 def test_curve_points_by_hand():
