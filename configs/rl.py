@@ -20,7 +20,7 @@ def get_config(argument=None):
     config.root, config.name = "runs", "rl"
     config.policy = "nano"  # the bundled policy, or a checkpoint folder: start and frozen reference
     config.seed = 0
-    config.steps = 150
+    config.steps = 180
     config.scenes = 16  # a step; each is new
     config.group = 8  # completions of a scene
     config.temperature = 1.0
@@ -31,8 +31,8 @@ def get_config(argument=None):
     config.objective = ml_collections.ConfigDict(
         {
             "name": "paper",  # or clipped, sequence_clipped, capped
-            "beta": 4.0,  # paper: sharpness of the weights softmax(beta * reward)
-            "baseline": False,  # paper: weights minus their mean, same expectation with less noise
+            "beta": 3.0,  # paper: sharpness of the weights softmax(beta * reward)
+            "baseline": True,  # paper: weights minus their mean 1/G, the same expected gradient with less noise
             "advantage": "dr_grpo",  # the others: or grpo, grpo_unbiased_std, batch_std, rloo
             "std_floor": 0.05,
             "clip_low": 0.2,
@@ -41,13 +41,13 @@ def get_config(argument=None):
             "cap": 2.0,  # capped
             "aggregation": "sequence-mean-token-sum",
             "length": 0,  # the constant of sequence-mean-token-sum-norm; 0: the longest completion
-            "kl_coef": 0.05,
+            "kl_coef": 0.02,
             "kl": "k2",  # or ratio_k3
         }
     )
     config.rewards = ml_collections.ConfigDict({"reasoning": 1.0, "consistency": 0.5, "trajectory": 1.0})
     config.optimizer = ml_collections.ConfigDict(
-        {"rate": 3e-4, "warmup": 5, "floor": 0.1, "b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip": 1.0}
+        {"rate": 1.5e-4, "warmup": 5, "floor": 0.1, "b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip": 1.0}
     )
     # Patterns over parameter paths and factors of the rate, first match wins. The flow expert is not trained
     # here.

@@ -194,31 +194,20 @@ def capped(log_prob, old_log_prob, advantages, mask, *, cap=2.0, aggregation="to
     return Terms(aggregate(aggregation, losses, mask, length=length), metrics)
 
 
-def paper(
-    log_prob,
-    ref_log_prob,
-    weights,
-    mask,
-    *,
-    kl_coef=0.0,
-    kl="k2",
-    aggregation="sequence-mean-token-sum",
-    length=None,
-    old_log_prob=None,
-):
+def paper(log_prob, ref_log_prob, weights, mask, *, baseline=0.0, kl_coef=0.0, kl="k2",
+          aggregation="sequence-mean-token-sum", length=None, old_log_prob=None):  # fmt: skip
     """The paper's objective as written: -E[w_i (log p(tau_i) - kl_coef KL(learner, reference)(tau_i))].
 
-    weights [B, G] = softmax_weights(rewards, beta), summing to 1 in a group, 0 in a skipped one. The
-    expectation is the weighted sum over a group and the mean over scenes; with the default aggregation log p
-    and KL are sums over a completion's tokens. There is no ratio and no clip; old_log_prob only feeds the
-    logged ratio.
+    weights [B, G] = softmax_weights(rewards, beta), summing to 1 in a group. The expectation is the weighted sum over a
+    group and the mean over scenes; with the default aggregation log p and KL are sums over a completion's tokens.
+    baseline [B, G] or scalar is taken from the weights of log p alone (1/G: same expected gradient on policy, less
+    noise). There is no ratio and no clip; old_log_prob only feeds the logged ratio.
     """
-    log_term = -log_prob
+    terms = -(weights - baseline)[..., None] * log_prob
     if kl_coef:
-        log_term = log_term + kl_coef * kl_loss(kl, log_prob, ref_log_prob)
-    # aggregate() averages over the G completions of a group, so the weights carry a factor G back.
-    group = mask.shape[-2]
-    loss = aggregate(aggregation, weights[..., None] * group * log_term, mask, length=length)
+        terms = terms + kl_coef * weights[..., None] * kl_loss(kl, log_prob, ref_log_prob)
+    # aggregate() averages over the G completions of a group, so a factor G goes back.
+    loss = aggregate(aggregation, mask.shape[-2] * terms, mask, length=length)
     old = log_prob if old_log_prob is None else old_log_prob
     return Terms(
         loss, {"ratio_mean": token_mean(ratio(log_prob, old), mask, None), "clip_fraction": jnp.zeros(())}

@@ -24,7 +24,7 @@ OBJECTIVES = ("paper", "clipped", "sequence_clipped", "capped")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What is minimised. name: one of OBJECTIVES; beta: sharpness of the paper's weights; baseline: subtract their mean
-    1/G, which changes no expectation on policy and takes out most of the noise; advantage: of
+    1/G, which changes no expected gradient on policy and takes out most of the noise; advantage: of
     advantages.
 
     ADVANTAGES (all but the paper's); kl_coef and kl: weight and estimator of the pull to the reference;
@@ -89,10 +89,13 @@ def policy_terms(recipe, log_prob, ref_log_prob, rollout):
     old, mask, length = rollout.log_prob, rollout.mask, recipe.length or None
     active = advantages.active_groups(rollout.rewards)[:, None]
     if recipe.name == "paper":
-        weights = advantages.softmax_weights(rollout.rewards, recipe.beta)
-        weights = jnp.where(active, weights - recipe.baseline / weights.shape[-1], 0.0)
+        mean = 1.0 / rollout.rewards.shape[-1]
+        weights = jnp.where(active, advantages.softmax_weights(rollout.rewards, recipe.beta), mean)
+        baseline = jnp.where(
+            active & (not recipe.baseline), 0.0, mean
+        )  # a skipped group keeps its KL term alone
         return objectives.paper(
-            log_prob, ref_log_prob, weights, mask, kl_coef=recipe.kl_coef, kl=recipe.kl,
+            log_prob, ref_log_prob, weights, mask, baseline=baseline, kl_coef=recipe.kl_coef, kl=recipe.kl,
             aggregation=recipe.aggregation, length=length, old_log_prob=old,
         )  # fmt: skip
     advantage = advantages.advantages(recipe.advantage, rollout.rewards, std_floor=recipe.std_floor)

@@ -153,6 +153,9 @@ def test_paper_objective_by_hand():
     weights = advantages.softmax_weights(rewards, 2.0)
     loss = objectives.paper(NEW, REF, weights, MASK, kl_coef=0.1).loss
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    # the baseline is taken from the likelihood's weights, not from the pull to the reference
+    shifted = objectives.paper(NEW, REF, weights, MASK, baseline=1 / 3, kl_coef=0.1).loss
+    np.testing.assert_allclose(shifted, expected + NEW[MASK].sum() / 3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dr_grpo", "rloo", "grpo"])

@@ -60,6 +60,10 @@ def test_groups_with_equal_rewards_teach_nothing():
     gradient = lambda drawn: tiny.gradient(drawn, tiny.CLIPPED)
     assert tiny.distance(gradient(drawn), gradient(other)) < 1e-7
     assert tiny.distance(gradient(drawn), gradient(drawn.replace(ids=drawn.ids.at[2:].set(11)))) > 1e-3
+    equal = drawn.replace(rewards=jnp.full_like(drawn.rewards, 0.7))
+    for recipe in (tiny.PAPER, tiny.CLIPPED):  # nothing but the pull to the reference is left, here none
+        nothing = tiny.gradient(equal, recipe, reference=drawn.log_prob)
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(nothing)) < 1e-4
 
 
 def test_gradient_is_the_mean_of_two_half_batches():
