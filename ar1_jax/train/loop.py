@@ -187,7 +187,9 @@ def validate_and_save(state, progress, parts, settings, clock):
         progress.best_loss, progress.best_step = found["loss"], progress.step
     parts.log(progress.step, {f"validation/{name}": value for name, value in found.items()})
     if settings.minutes and per_step is not None and progress.step < progress.plan.total:
-        validations = (progress.plan.total - progress.step) / (settings.validate_every * progress.plan.total)
+        validations = math.ceil(
+            (progress.plan.total - progress.step) / (settings.validate_every * progress.plan.total)
+        )
         replan(progress, (60.0 * settings.minutes - clock.seconds() - validations * took) / per_step)
     progress.next_validation = next_validation(settings, progress)
     parts.save(state, progress, best)

@@ -104,7 +104,7 @@ def test_a_time_budget_is_met_also_when_the_speed_changes(monkeypatch, faster):
 
     def validate(state, at):
         seconds[0] = 1.0 / faster
-        clock[0] += 5.0
+        clock[0] += 20.0
         return {"loss": 1.0}
 
     settings = loop.Settings(rate=0.01, minutes=10.0, validate_every=0.1, log_every=10)
@@ -113,9 +113,20 @@ def test_a_time_budget_is_met_also_when_the_speed_changes(monkeypatch, faster):
     _, progress = run(
         disk, settings, step.init_state(PARAMS, HEAD, TX), progress, take=take, validate=validate
     )
-    assert 560 < clock[0] < 620
+    assert 570 < clock[0] < 612
     assert disk.logged[-1][0] == progress.step == progress.plan.total
     assert progress.plan.factor(progress.step - 1) == 0.05
+
+
+def test_every_step_has_a_key_of_its_own():
+    keys = []
+
+    def take(state, batch, knobs, key):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return state, {"loss": np.float32(1), "stuck": np.int32(0)}
+
+    run(Disk(), SETTINGS, take=take)
+    assert len(set(keys)) == 6
 
 
 def test_a_stuck_run_ends_with_a_message_and_without_a_bad_checkpoint():
