@@ -1,12 +1,11 @@
-"""Reinforcement learning of a policy in the driving world: the main job. Default: the bundled nano policy, on
-a processor.
+"""Reinforcement learning of a policy in the driving world: the main job, by default on the bundled nano policy.
 
-python -m ar1_jax.main --config=configs/rl.py                     under 10 minutes on two cores; also `make
-rl` python -m ar1_jax.main --config=configs/rl.py:quick               seconds, to see that it runs python -m
-ar1_jax.main --config=configs/rl.py:grpo                clipped GRPO in place of the paper's objective
+    python -m ar1_jax.main --config=configs/rl.py          under 10 minutes on two cores; also `make rl`
+    python -m ar1_jax.main --config=configs/rl.py:quick    seconds, to see that it runs
+    python -m ar1_jax.main --config=configs/rl.py:grpo     clipped GRPO in place of the paper's objective
 
-Evaluates on held-out scenes, trains, evaluates again, and writes runs/<name>/report.html. Call it again to
-resume. Results of the default: docs/rl.md.
+Evaluates on held-out scenes, trains, evaluates again, and writes runs/<name>/report.html. Call it again to resume.
+Results of the default: docs/rl.md.
 """
 
 import ml_collections
@@ -49,8 +48,7 @@ def get_config(argument=None):
     config.optimizer = ml_collections.ConfigDict(
         {"rate": 1.5e-4, "warmup": 5, "floor": 0.1, "b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip": 1.0}
     )
-    # Patterns over parameter paths and factors of the rate, first match wins. The flow expert is not trained
-    # here.
+    # Patterns over parameter paths and factors of the rate, first match wins. The flow expert is not trained here.
     config.optimizer.rates = "(expert|action_in_proj|action_out_proj)/.*=0,.*=1"
     config.evaluation = ml_collections.ConfigDict({"scenes": 512, "samples": 4})
     config.validation = ml_collections.ConfigDict({"scenes": 128})
