@@ -47,7 +47,9 @@ def test_update_on_eight_devices_equals_one():
     spread = drawn.replace(prompt=spread, **{name: cut(getattr(drawn, name)) for name in names})
     state = jax.device_put(step.init_state(tiny.params(), transform), everywhere)
     eight, spread_metrics = run(state, spread, cut(reference), RATE)
-    assert tiny.distance(jax.device_get(one.params), jax.device_get(eight.params)) < 1e-5
+    # the optimiser's moments are the gradients; the first step of Adam is their sign, which makes rounding large
+    assert tiny.distance(jax.device_get(one.optimizer), jax.device_get(eight.optimizer)) < 1e-5
+    assert tiny.distance(jax.device_get(one.params), jax.device_get(eight.params)) < 0.1 * float(RATE)
     for name, value in metrics.items():
         np.testing.assert_allclose(spread_metrics[name], value, atol=1e-5, err_msg=name)
 
