@@ -14,7 +14,7 @@ from ar1_jax.rl import judge, loop, outcomes, rollout, step
 from tests.rl import tiny
 
 WANTED = tiny.END  # what is rewarded as the first word: saying nothing
-STEPS = 30
+STEPS = 15
 SETTINGS = loop.Settings(steps=STEPS, scenes=8, rate=1e-2, save_every=0, validate_every=0)
 
 
@@ -69,7 +69,7 @@ def test_reward_rises_under_both_objectives(recipe):
     loop.fit(fresh(recipe), 0, parts(recipe, seen), SETTINGS, jax.random.key(0))
     rewards = [found["reward"] for _, found in seen]
     assert [at for at, _ in seen] == list(range(1, STEPS + 1))
-    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3, rewards
+    assert rewards[0] < 0.5 and np.mean(rewards[-5:]) > 0.8, rewards
     for name in (
         "kl",
         "length",
