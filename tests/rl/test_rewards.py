@@ -154,6 +154,10 @@ def test_every_valid_reward_is_above_the_floor_and_every_invalid_one_on_it():
     scene = truth("stop", "lane_keeping", RED, acceleration=-2.0, agents=[(30.0, 0, 0, 4, 2)])
     total, parts = combine(outcome(*rows), scene)
     assert float(total[0, :3].min()) > float(total[0, 3]) == pytest.approx(rewards.floor(WEIGHTS))
+    assert (
+        rewards.floor(WEIGHTS)
+        < sum(WEIGHTS[name] * rewards.REWARDS[name].BOUNDS[0] for name in WEIGHTS) - 0.1
+    )
     for name, values in parts.items():
         low, high = rewards.REWARDS[name].BOUNDS
         assert low <= float(values.min()) and float(values.max()) <= high
