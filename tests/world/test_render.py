@@ -172,14 +172,14 @@ def test_moving_the_ego_moves_the_world():
 
 def test_paint_on_the_ground_moves_too():
     """The stop line at s = 20, seen after 4 m ahead, 0.5 m left and 0.1 rad left: bright where the calibration puts
-    it, asphalt 1.5 m before it."""
+    it, asphalt 1.5 m before it and in the oncoming lane."""
     light = state.Light(state=jnp.int32(state.RED), stop=jnp.float32(20.0), d=jnp.float32(0.0))
     world = scene("free", 1, light=light)
     x, y, yaw = 4.0, 0.5, 0.1
     _, pictures = drawn()(world.replace(agents=empty(world)), tuple(jnp.float32(v) for v in (x, y, yaw)))
     grey = {}
-    for name, s in (("line", 20.25), ("asphalt", 18.5)):
-        dx, dy = s - x, -1.2 - y
+    for name, s, d in (("line", 20.25, -1.2), ("before", 18.5, -1.2), ("beside", 20.25, 2.7)):
+        dx, dy = s - x, d - y
         point = [[np.cos(yaw) * dx + np.sin(yaw) * dy, np.cos(yaw) * dy - np.sin(yaw) * dx, 0.0]]
         (column, row), visible = (
             v[0] for v in cameras.project(rig.calibration()[3], np.array(point, np.float32))
@@ -188,7 +188,7 @@ def test_paint_on_the_ground_moves_too():
         grey[name] = np.asarray(pictures.images)[3, int(row), int(column)].mean() / float(
             world.look.brightness
         )
-    assert grey["line"] > 140 and grey["asphalt"] < 120, grey
+    assert grey["line"] > 140 and max(grey["before"], grey["beside"]) < 120, grey
 
 
 def test_batched_equals_single():
