@@ -2,6 +2,7 @@
 
 Set here once and before any JAX call; no test file changes them for itself."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -11,6 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import absl.flags
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -30,6 +32,16 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 absl.flags.FLAGS.mark_as_parsed()  # grain's workers look at flags
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_compiled_programs():
+    """Every compiled program holds memory maps, and a session's worth exceeds the kernel's 65,530: a file's are let go
+    after it, or a later compilation aborts the process."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
 
 # What .ci/run repeats on a second interpreter with another jax: every operation and codec, no training.
 FAST = (
