@@ -194,15 +194,19 @@ class Trainer:
         return write
 
     def evaluate(self, name, params, log):
-        """Evaluation on the test scenes, kept in evaluation/<name>.npz so that a restart does not repeat
-        it."""
+        """Evaluation on the test scenes, kept in evaluation/<name>.npz; a restart with the same start policy and
+        settings does not repeat the first."""
         file = self.folder / "evaluation" / f"{name}.npz"
+        c = self.config
+        about = f"{self.fingerprint()} {dict(c.rewards)} {dict(c.evaluation)} {c.temperature} {c.seed}"
         if name == "before" and file.exists():
             with np.load(file) as kept:
-                return {key: kept[key] for key in kept.files}
+                if "about" in kept.files and str(kept["about"]) == about:
+                    return {key: kept[key] for key in kept.files}
         began = time.monotonic()
         found, texts = self.evaluation(params)
-        found = found | {"texts": np.array(texts), "seconds": np.array(time.monotonic() - began)}
+        took = time.monotonic() - began
+        found = found | {"texts": np.array(texts), "about": np.array(about)}
         file.parent.mkdir(exist_ok=True)
         half = file.with_suffix(f".{os.getpid()}.tmp.npz")
         np.savez(half, **found)
@@ -210,7 +214,7 @@ class Trainer:
         earned = [found[f"{kind}/reward"].mean() for kind in ("greedy", "sampled")]
         right = 100 * found["greedy/decision_right"].mean()
         log.say(f"{name}: reward greedy {earned[0]:.3f}, sampled {earned[1]:.3f}, decisions right {right:.1f} % "
-                f"of {len(texts)} scenes, {found['seconds']:.0f} s")  # fmt: skip
+                f"of {len(texts)} scenes, {took:.0f} s")  # fmt: skip
         return found
 
     def report(self, before, after, log):
