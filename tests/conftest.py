@@ -8,6 +8,12 @@ import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight devices on two busy cores may keep a collective waiting beyond 40 s, after which XLA aborts the process.
+os.environ["XLA_FLAGS"] = " ".join([
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+    "--xla_cpu_collective_timeout_seconds=1200",
+])  # fmt: skip
 
 import absl.flags
 import hypothesis
