@@ -8,11 +8,14 @@ import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices on two busy cores may keep a collective waiting beyond 40 s, after which XLA aborts the process.
+# XLA's pool has as many threads as devices, and one device may hold several in collectives that wait for the others:
+# with eight threads for eight devices on two cores a partitioned backward program deadlocks. Enough threads cannot.
+os.environ.setdefault("PJRT_NPROC", "64")
+# A collective that waits 40 s on a busy machine is no failure, one that waits 5 minutes is: XLA then aborts.
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""),
-    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
-    "--xla_cpu_collective_timeout_seconds=1200",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+    "--xla_cpu_collective_timeout_seconds=300",
 ])  # fmt: skip
 
 import absl.flags
