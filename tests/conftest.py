@@ -11,11 +11,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's pool has as many threads as devices, and one device may hold several in collectives that wait for the others:
 # with eight threads for eight devices on two cores a partitioned backward program deadlocks. Enough threads cannot.
 os.environ.setdefault("PJRT_NPROC", "64")
-# A collective that waits 40 s on a busy machine is no failure, one that waits 5 minutes is: XLA then aborts.
 os.environ["XLA_FLAGS"] = " ".join([
-    os.environ.get("XLA_FLAGS", ""),
+    # A collective that waits 40 s on a busy machine is no failure, one that waits 5 minutes is: XLA then aborts.
     "--xla_cpu_collective_call_terminate_timeout_seconds=300",
     "--xla_cpu_collective_timeout_seconds=300",
+    # Most of a test's time is LLVM optimising a program that runs a few times: a third of the whole goes without.
+    "--xla_backend_optimization_level=0",
+    os.environ.get("XLA_FLAGS", ""),
 ])  # fmt: skip
 
 import absl.flags
