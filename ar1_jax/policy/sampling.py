@@ -87,8 +87,8 @@ def sample(
     """
     batch, text = prefix.length.shape[0], config.text
     shape = (batch, samples, length)
-    kv = (text.num_hidden_layers, *shape, text.num_key_value_heads, text.head_dim)
-    empty = Cache(jnp.zeros(kv, prefix.cache.k.dtype), jnp.zeros(kv, prefix.cache.v.dtype))
+    room = lambda c: jnp.zeros((*c.shape[:-3], samples, length, *c.shape[-2:]), c.dtype)
+    empty = jax.tree.map(room, prefix.cache)
     hidden = jnp.broadcast_to(prefix.hidden[:, None], (batch, samples, prefix.hidden.shape[-1]))
     limit = length if limit is None else jnp.minimum(limit, length)
     numbers = jnp.arange(text.vocab_size)
@@ -110,7 +110,7 @@ def sample(
         x = alpamayo.embed(params, token)[:, :, None]
         hidden, own = alpamayo.decode(config, params, x, positions, past, unroll=unroll)
         put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
-            cache, new.astype(cache.dtype), s.step, axis=3
+            cache, new.astype(cache.dtype), s.step, axis=-3
         )
         write = lambda row, new: jax.lax.dynamic_update_slice_in_dim(row, new[..., None], s.step, axis=2)
         if grammar.strict:
