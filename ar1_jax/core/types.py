@@ -68,6 +68,25 @@ class Plan:
     lengths: np.ndarray
     complete: np.ndarray
 
+    def influence(self, other: "Plan") -> float:
+        """How far the ways move when this plan's reasoning is replaced by `other`'s, in units of their own spread.
+
+        Both plans are of one scene and start from the same noise (`plan` with one key, or one noise=; other with
+        reasoning=), so that sample k differs by its reasoning alone. The mean over K samples and W waypoints of the
+        distance in the plane between way k here and there, divided by the mean over all pairs of samples of their
+        distance here. 0: the ways ignore the text; 1: another text moves them as far as another draw does.
+        NaN where there is no spread to compare with: K = 1, or all ways the same. ValueError where K or W differ.
+        """
+        own, moved = (np.asarray(plan.trajectory_xyz, np.float64)[..., :2] for plan in (self, other))
+        if own.shape != moved.shape:
+            shapes = " and ".join(str(list(np.shape(plan.trajectory_xyz))) for plan in (self, other))
+            raise ValueError(f"influence: trajectories {shapes}; the same samples of one scene are compared")
+        pairs = np.triu_indices(len(own), 1)
+        spread = np.linalg.norm(own[pairs[0]] - own[pairs[1]], axis=-1)
+        if not spread.any():
+            return float("nan")
+        return float(np.linalg.norm(own - moved, axis=-1).mean() / spread.mean())
+
 
 @flax.struct.dataclass
 class Answer:
