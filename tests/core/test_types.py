@@ -14,7 +14,15 @@ def plan(ways) -> Plan:
     heights = np.random.default_rng(0).normal(size=(*ways.shape[:2], 1))
     empty = np.zeros((len(ways), 0))
     return Plan(
-        np.concatenate([ways, heights], -1), empty, empty, empty, ("",) * len(ways), empty, empty, empty, empty
+        np.concatenate([ways, heights], -1),
+        empty,
+        empty,
+        empty,
+        ("",) * len(ways),
+        empty,
+        empty,
+        empty,
+        empty,
     )
 
 
@@ -40,7 +48,9 @@ def test_it_is_measured_in_the_spread_of_the_first():
     assert wide.influence(OWN) == pytest.approx(moved / (10 * SPREAD))
 
 
-@pytest.mark.parametrize("ways", [[[[0, 0], [5, 0]]], [[[0, 0], [5, 0]]] * 4], ids=["one sample", "no spread"])
+@pytest.mark.parametrize(
+    "ways", [[[[0, 0], [5, 0]]], [[[0, 0], [5, 0]]] * 4], ids=["one sample", "no spread"]
+)
 def test_without_a_spread_there_is_no_number(ways):
     here = plan(ways)
     assert math.isnan(here.influence(plan(np.asarray(ways) + 1.0)))
