@@ -94,3 +94,31 @@ def flow(config: ModelConfig, scenes: int, samples: int, prefix: int, suffix: in
         costs.matmul(tokens, i, o, width=width) for i, o in zip(widths[:-1], widths[1:], strict=True)
     )
     return t.num_hidden_layers * layer + project + costs.matmul(tokens, x.hidden_size, 2, width=width)
+
+
+def completion(
+    config: ModelConfig, scenes: int, samples: int, prefix: int, tokens: int, *, width: int = 4
+) -> Cost:
+    """L given tokens of each of B x K rows behind S prompt tokens, all at once, without logits."""
+    t, rows = config.text, scenes * samples
+    heads, kv, e = t.num_attention_heads, t.num_key_value_heads, t.head_dim
+    shared = costs.attention(scenes, samples * tokens, prefix, heads, kv, e, causal=False, width=width)
+    own = costs.attention(rows, tokens, tokens, heads, kv, e, causal=True, width=width)
+    return t.num_hidden_layers * (_layer(t, rows * tokens, width) + shared + own)
+
+
+def plan(
+    config: ModelConfig, scenes: int, samples: int, *, images: int, patches: int, prefix: int, tokens: int,
+    steps: int = 10, guided: bool = False, width: int = 4,
+) -> Cost:  # fmt: skip
+    """A whole plan of B scenes: I images a scene and S prompt tokens read once, L tokens of each of B x K rows one by
+    one, `steps` evaluations of the field. guided: the prompt is read a second time without its route, the tokens go
+    behind it at once, and every evaluation is of both fields."""
+    look = vision(config, scenes * images, patches, width=width) + prefill(
+        config, scenes, prefix, width=width
+    )
+    said = costs.total(decode(config, scenes, samples, prefix, n, width=width) for n in range(tokens))
+    sides = 2 if guided else 1
+    moved = steps * flow(config, sides * scenes, samples, prefix, tokens, width=width)
+    again = look + completion(config, scenes, samples, prefix, tokens, width=width) if guided else Cost()
+    return look + said + moved + again
