@@ -41,21 +41,34 @@ def project(camera, points):
     """Points of the rig frame [..., N, 3] -> (pixels [..., N, 2], visible [..., N]: before the camera, in the picture).
 
     Pixels of points that are not visible are finite and meaningless."""
+    pixels, before = onto_plane(camera, points)
+    size = jnp.array([camera.width, camera.height], jnp.float32)
+    return pixels, before & jnp.all((pixels >= 0) & (pixels < size), -1)
+
+
+def onto_plane(camera, points):
+    """Points of the rig frame [..., N, 3] -> (pixels [..., N, 2] in the picture or beside it, before [..., N]).
+
+    before: the point lies before the camera; for f-theta, within the angles over which the radius grows, since beyond
+    them a polynomial of measured lenses turns back into the picture. Other pixels are finite and meaningless."""
     _known(camera)
     local = frames.apply(frames.inverse(jnp.asarray(camera.rig_from_camera, jnp.float32)), points)
     x, y, z = local[..., 0], local[..., 1], local[..., 2]
     if camera.model == "pinhole":
-        depth = jnp.where(z > 1e-3, z, 1.0)
         before = z > 1e-3
-        pixels = jnp.stack([camera.cx + camera.fx * x / depth, camera.cy + camera.fy * y / depth], -1)
-    else:
-        lateral = jnp.sqrt(x * x + y * y)
-        angle = jnp.arctan2(lateral, z)
-        before = angle < np.pi * 0.75
-        scale = _polynomial(camera.polynomial, angle) / jnp.maximum(lateral, 1e-6)
-        pixels = jnp.stack([camera.cx + x * scale, camera.cy + y * scale], -1)
-    size = jnp.array([camera.width, camera.height], jnp.float32)
-    return pixels, before & jnp.all((pixels >= 0) & (pixels < size), -1)
+        depth = jnp.where(before, z, 1.0)
+        return jnp.stack([camera.cx + camera.fx * x / depth, camera.cy + camera.fy * y / depth], -1), before
+    lateral = jnp.sqrt(x * x + y * y)
+    angle = jnp.arctan2(lateral, z)
+    scale = _polynomial(camera.polynomial, angle) / jnp.maximum(lateral, 1e-6)
+    return jnp.stack([camera.cx + x * scale, camera.cy + y * scale], -1), angle < _widest(camera.polynomial)
+
+
+def _widest(coefficients) -> jnp.ndarray:
+    """The angle up to which the radius polynomial grows, at most 135 deg."""
+    angles = np.linspace(0, 0.75 * np.pi, 1024, dtype=np.float32)
+    falls = jnp.diff(_polynomial(coefficients, jnp.asarray(angles))) <= 0
+    return jnp.where(falls.any(), jnp.asarray(angles)[jnp.argmax(falls)], angles[-1])
 
 
 def _polynomial(coefficients, value):

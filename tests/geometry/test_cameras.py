@@ -67,3 +67,20 @@ def test_rig_looks_where_it_says():
 def test_unknown_model_is_refused():
     with pytest.raises(ValueError, match="'fisheye' is not one of pinhole, ftheta"):
         cameras.project(PINHOLE.replace(model="fisheye"), np.zeros((1, 3), np.float32))
+
+
+def test_a_lens_that_turns_back_shows_nothing_beyond_its_widest_angle():
+    """radius 300 t - 100 t^3 grows up to t = 1 rad, where it is 200; at 1.3 rad it would be 170.3, in the picture."""
+    lens = CURVED.replace(polynomial=(0.0, 300.0, 0.0, -100.0))
+    angles = np.array([0.9, 0.99, 1.01, 1.3])
+    points = np.stack([np.cos(angles), np.sin(angles), 0 * angles], -1).astype(np.float32)
+    pixels, visible = cameras.project(lens, points)
+    assert np.asarray(visible).tolist() == [True, True, False, False]
+    np.testing.assert_allclose(pixels[0], [200 - (300 * 0.9 - 100 * 0.9**3), 150], atol=1e-3)
+
+
+def test_on_the_plane_what_is_beside_the_picture_keeps_its_place():
+    """5 m to the left, 1 m ahead: 500 px left of the middle, so at -400; behind the camera there is no place."""
+    pixels, before = cameras.onto_plane(PINHOLE, np.array([[1.0, 5.0, 0.0], [-1.0, 5.0, 0.0]], np.float32))
+    np.testing.assert_allclose(pixels[0], [-400.0, 50.0], atol=1e-3)
+    assert np.asarray(before).tolist() == [True, False]
