@@ -1,0 +1,139 @@
+"""Writes a policy as a self-contained folder: a program a stage, weights, manifest, configs, tokenizer and loader.
+
+    manifest.json  prefill.stablehlo ...  weights.safetensors  config.json  vlm/config.json  vlm/tokenizer.json  load.py
+
+A program is `jax.export`'s serialised StableHLO for all platforms asked for; it holds no weights.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+from jax import export
+
+import ar1_jax
+from ar1_jax.checkpoints import folders, tensor_files
+from ar1_jax.core import errors, trees
+from ar1_jax.export import runtime, stages
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+UNITS = {
+    "history_xyz": "m, 10 Hz, ego frame at t0 (x forward, y left, z up), last row = t0",
+    "history_rot": "rotation matrices of the same poses", "pictures": "RGB, cameras by ascending id, oldest frame first",
+    "pixels": "patches as ar1_jax.images.patchify makes them", "key": "raw threefry key data, one a scene",
+    "limit": "most ids of a completion", "noise": "standard normal", "log_prob": "nats, 0 in the padding",
+    "actions": "normalised", "controls": "m/s^2, 1/m", "trajectory_xyz": "m, 0.1 s apart, ego frame at t0",
+    "trajectory_rot": "rotation matrices of the trajectory", "top_p": "nucleus, 1 = everything",
+}  # fmt: skip
+
+
+def write(
+    policy, sizes: stages.Sizes, target, names: Sequence[str] = tuple(stages.WEIGHTS), platforms=PLATFORMS
+) -> dict:
+    """Exports the stages `names` of a policy to the new folder `target`; -> the manifest.
+
+    ConfigError for unknown stages, platforms or sizes; CheckpointError for a target that is not empty, not writable or
+    on a full disk. Nothing half-written remains."""
+    for name in names:
+        errors.one_of(name, stages.WEIGHTS, "stage")
+    for name in platforms:
+        errors.one_of(name, PLATFORMS, "platform")
+    if not names or not platforms:
+        raise errors.ConfigError("export: name at least one stage and one platform")
+    stages.check(policy, sizes)
+    needed = {path: x for name in names for path, x in stages.weights_of(name, policy.params).items()}
+    flat = {path: x for path, x in trees.flatten(policy.params).items() if path in needed}
+    problems = folders.problems(pathlib.Path(target), trees.num_bytes(flat), policy.source)
+    errors.raise_all(problems, "export", errors.CheckpointError)
+    made = stages.make(policy, sizes)
+    with folders.new(pathlib.Path(target)) as staging:
+        about = {
+            name: program(made[name], policy.params, platforms, staging) for name in made if name in names
+        }
+        copy(policy, staging)
+        write_weights(staging / "weights.safetensors", flat)
+        manifest = describe(policy, sizes, flat, about, platforms)
+        manifest["files"] = {
+            str(p.relative_to(staging)): digest(p) for p in sorted(staging.rglob("*")) if p.is_file()
+        }
+        (staging / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def program(stage: stages.Stage, params, platforms, folder: pathlib.Path) -> dict:
+    """Exports one stage into NAME.stablehlo; -> its part of the manifest."""
+    weights = stages.weights_of(stage.name, params)
+    names: list[str] = []
+
+    def flat(*arrays):
+        held, given = arrays[: len(weights)], arrays[len(weights) :]
+        out = stage.function(
+            trees.nest(dict(zip(weights, held))), dict(zip(stage.inputs, given, strict=True))
+        )
+        names[:] = out
+        return tuple(out.values())
+
+    specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in weights.values()]
+    done = export.export(jax.jit(flat, keep_unused=True), platforms=platforms)(*specs, *stage.inputs.values())
+    path = folder / f"{stage.name}.stablehlo"
+    path.write_bytes(done.serialize())
+    return {
+        "file": path.name, "bytes": path.stat().st_size, "weights": list(weights),
+        "inputs": [spec(name, x) for name, x in stage.inputs.items()],
+        "outputs": [spec(name, x) for name, x in zip(names, done.out_avals, strict=True)],
+        "calling_convention_version": done.calling_convention_version,
+    }  # fmt: skip
+
+
+def spec(name: str, x) -> dict:
+    """{"name", "dtype", "shape", "unit" where there is one} of an array."""
+    unit = {"unit": UNITS[name]} if name in UNITS else {}
+    return {"name": name, **tensor(x), **unit}
+
+
+def tensor(x) -> dict:
+    """{"dtype", "shape"}."""
+    return {"dtype": np.dtype(x.dtype).name, "shape": list(x.shape)}
+
+
+def write_weights(path: pathlib.Path, flat: dict) -> None:
+    """Parameters by path, stacked as the programs want them, one at a time."""
+    codes = [(name, tensor_files.CODES[np.dtype(x.dtype)], tuple(x.shape)) for name, x in flat.items()]
+    tensor_files.write(path, tensor_files.make_header(codes), lambda name: [np.asarray(flat[name])])
+
+
+def copy(policy, folder: pathlib.Path) -> None:
+    """Configs, tokenizer and the loader."""
+    text = lambda value: json.dumps(value, indent=2) + "\n"
+    (folder / "vlm").mkdir()
+    (folder / "config.json").write_text(text({**policy.raw, "vlm_name_or_path": "vlm"}))
+    (folder / "vlm" / "config.json").write_text(text(policy.vlm))
+    (folder / "vlm" / "tokenizer.json").write_text(policy.vocabulary.json)
+    shutil.copyfile(runtime.__file__, folder / "load.py")
+
+
+def describe(policy, sizes: stages.Sizes, flat: dict, about: dict, platforms) -> dict:
+    """The manifest without the files' digests."""
+    ids = policy.config.ids
+    return {
+        "format": runtime.FORMAT, "family": policy.config.family, "source": policy.source.name if policy.source else "",
+        "versions": {"ar1_jax": ar1_jax.__version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__,
+                     "flax": flax.__version__},
+        "platforms": list(platforms), "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "sizes": dataclasses.asdict(sizes), "stages": about,
+        "ids": {"pad": ids.pad, "cot_end": ids.cot_end, "trajectory_start": ids.future_start, "vocabulary": ids.size},
+        "weights": {"file": "weights.safetensors", "tensors": {path: tensor(x) for path, x in flat.items()}},
+    }  # fmt: skip
+
+
+def digest(path: pathlib.Path) -> dict:
+    """Size and sha256 of a file."""
+    with open(path, "rb") as stream:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
