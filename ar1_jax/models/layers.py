@@ -1,7 +1,7 @@
 """Linear, RMSNorm and LayerNorm with the checkpoint's parameter names and numerics.
 
-Products accumulate in float32; norms run in float32 and return in the input's dtype. A low-rank update of a Linear
-lives in the collection `lora` (a, b, scale), beside the parameters and never in them.
+Products accumulate in float32; norms run in float32 and return in the input's dtype. Where the parameters hold
+`lora_a` and `lora_b` beside a kernel (models/lora.py), the Linear adds their product.
 """
 
 import flax.linen as nn
@@ -19,9 +19,10 @@ class Linear(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
-        if self.has_variable("lora", "a"):
-            a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
-            y = y + (x @ a) @ b * self.get_variable("lora", "scale")
+        if self.has_variable("params", "lora_a"):
+            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            low = jnp.dot(x, a.astype(x.dtype), preferred_element_type=jnp.float32)
+            y = y + jnp.dot(low, b, preferred_element_type=jnp.float32)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         return y.astype(x.dtype)

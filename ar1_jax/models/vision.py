@@ -138,11 +138,11 @@ class VisionTower(nn.Module):
         taps = jnp.zeros((len(c.deepstack_visual_indexes), *x.shape), x.dtype)
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         blocks = nn.scan(
-            block, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True},
+            block, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast), length=c.depth,
         )  # fmt: skip
         (x, taps), _ = blocks(c, name="blocks")((x, taps), jnp.arange(c.depth), cos, sin)
         tokens = Merger(c.out_hidden_size, group, norm_after=False, name="merger")(x)
-        mergers = nn.vmap(Merger, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True})
+        mergers = nn.vmap(Merger, variable_axes={"params": 0}, split_rngs={"params": True})
         deep = mergers(c.out_hidden_size, group, norm_after=True, name="deepstack_merger_list")(taps)
         return tokens, deep
