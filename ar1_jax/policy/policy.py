@@ -18,6 +18,7 @@ from ar1_jax.core import errors
 from ar1_jax.core.types import Answer, Plan, Scene
 from ar1_jax.models import alpamayo, expert
 from ar1_jax.models import grammar as grammars
+from ar1_jax.models.decoder import Past
 from ar1_jax.policy import decoding, prompts, sampling
 from ar1_jax.policy.config import PolicyConfig
 from ar1_jax.text.vocabulary import Vocabulary, between
@@ -27,40 +28,43 @@ BUCKET = 32  # prompt lengths are padded up to a multiple of this
 prefill = jax.jit(alpamayo.prefill, static_argnames=("config",))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
+@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"), donate_argnames=("noise",))
 def flow(
     config: PolicyConfig, params, prefix, suffix, suffix_length, start, noise, *, steps: int, integrator: str
 ):
-    """Normalised actions [B, K, A, 2] by integrating the expert's field from noise [B, K, A, 2]."""
+    """Normalised actions [B, K, A, 2] by integrating the expert's field from float32 noise [B, K, A, 2], given up."""
 
     def field(x, tau):
         return alpamayo.flow_velocity(config.model, params, prefix, suffix, suffix_length, x, tau, start)
 
-    return expert.integrate(field, noise.astype(jnp.float32), steps, integrator)[0]
+    return expert.integrate(field, noise, steps, integrator)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"))
+@functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"), donate_argnames=("noise",))
 def guided_flow(
-    config: PolicyConfig,
-    params,
-    prefixes,
-    suffixes,
-    suffix_length,
-    starts,
-    noise,
-    weight,
-    *,
-    steps,
-    integrator,
-):
-    """`flow` with (1 - w) · velocity without the route + w · velocity with it; pairs are (with, without)."""
+    config: PolicyConfig, params, prefix, other, suffix, ids, suffix_length, start, noise, weight, *, steps: int,
+    integrator: str,
+):  # fmt: skip
+    """`flow` with (1 - w) · velocity without the route + w · velocity with it, both from one call for 2B scenes.
+
+    other: the prompts without their routes, padded to prefix's length; ids int [B, K, L] go behind it at once, so that
+    the reasoning is the same. The two sides are joined before the first step and only read after it.
+    """
+    _, bare = alpamayo.completion(config.model, params, other, ids)
+    join = lambda a, b, axis=0: jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=axis), a, b)
+    past = Past(
+        join(prefix.cache, other.cache, -4), join(prefix.length, other.length), join(suffix, bare, -5),
+        join(suffix_length, suffix_length),
+    )  # fmt: skip
+    starts = join(start, start + (other.next_position - prefix.next_position)[:, None])
 
     def field(x, tau):
-        v = [alpamayo.flow_velocity(config.model, params, prefix, suffix, suffix_length, x, tau, start)
-             for prefix, suffix, start in zip(prefixes, suffixes, starts, strict=True)]  # fmt: skip
-        return (1 - weight) * v[1] + weight * v[0]
+        with_route, without = jnp.split(
+            expert.velocity(config.model, params, join(x, x), join(tau, tau), past, starts), 2
+        )
+        return (1 - weight) * without + weight * with_route
 
-    return expert.integrate(field, noise.astype(jnp.float32), steps, integrator)[0]
+    return expert.integrate(field, noise, steps, integrator)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
@@ -78,6 +82,16 @@ class Policy:
         self.config, self.params, self.vocabulary, self.raw, self.vlm = config, params, vocabulary, raw, vlm
         self.templates = prompts.Templates(config, vocabulary)
         self.source: pathlib.Path | None = None
+        self._split = None
+
+    @property
+    def weights(self):
+        """params as the stages run on them: split by layer on one processor (views, no copy), else as they are."""
+        if self._split is None or self._split[0] is not self.params:
+            devices = {device for leaf in jax.tree.leaves(self.params) for device in leaf.devices()}
+            alone = len(devices) == 1 and devices.pop().platform == "cpu"
+            self._split = self.params, alpamayo.by_layer(self.params) if alone else self.params
+        return self._split[1]
 
     def plan(
         self, scene: Scene | Sequence[Scene], samples: int = 6, key=None, temperature: float = 0.6,
@@ -102,12 +116,12 @@ class Policy:
         keys = jnp.stack([jax.random.key(0) if key is None else key] * len(scenes))
         encoded = [prompts.encode_scene(self.config, self.templates, s) for s in scenes]
         prompt = prompts.batch(self.config, encoded, self._bucket(encoded))
-        prefix = prefill(self.config.model, self.params, prompt)
+        prefix = prefill(self.config.model, self.weights, prompt)
         nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
         done = sampling.sample(
-            self.config.model, rules, self.params, prefix, keys, samples=samples, length=length,
+            self.config.model, rules, self.weights, prefix, keys, samples=samples, length=length,
             temperature=1.0 if greedy else temperature, greedy=greedy, top_k=top_k, top_p=nucleus,
-            forced=self._forced(reasoning, length), limit=max_new_tokens, unroll=self._unroll(),
+            forced=self._forced(reasoning, length), limit=max_new_tokens,
         )  # fmt: skip
         history = [jnp.asarray(np.stack([np.asarray(getattr(s, name), np.float32) for s in scenes]))
                    for name in ("ego_history_xyz", "ego_history_rot")]  # fmt: skip
@@ -137,14 +151,14 @@ class Policy:
             raise ValueError("answer: key=None with a temperature above 0; pass key=jax.random.key(seed)")
         encoded = prompts.encode_scene(self.config, self.templates, scene, question=True)
         prefix = prefill(
-            self.config.model, self.params, prompts.batch(self.config, [encoded], self._bucket([encoded]))
+            self.config.model, self.weights, prompts.batch(self.config, [encoded], self._bucket([encoded]))
         )
         ids = self.config.ids
         rules = grammars.Grammar((0, ids.size), -1, -1, -1, ids.end_of_turn, ids.pad, strict=False)
         done = sampling.sample(
-            self.config.model, rules, self.params, prefix, jnp.stack([jax.random.key(0) if key is None else key]),
+            self.config.model, rules, self.weights, prefix, jnp.stack([jax.random.key(0) if key is None else key]),
             samples=1, length=max_new_tokens, temperature=1.0 if greedy else temperature, greedy=greedy,
-            top_p=None if greedy else top_p, unroll=self._unroll(),
+            top_p=None if greedy else top_p,
         )  # fmt: skip
         token_ids = np.asarray(done.ids)[0, :, : int(done.lengths[0, 0])]
         text = between(self.vocabulary.decode(token_ids[0]), "answer")
@@ -164,10 +178,6 @@ class Policy:
         longest = max(len(e.template.ids) for e in encoded)
         return -(-longest // BUCKET) * BUCKET
 
-    def _unroll(self) -> int:
-        layers = self.config.model.text.num_hidden_layers
-        return layers if jax.default_backend() == "cpu" and layers <= 8 else 1
-
     def _forced(self, reasoning: str | None, length: int):
         if reasoning is None:
             return None
@@ -181,7 +191,7 @@ class Policy:
         if noise is None:
             draw = lambda key: jax.random.normal(jax.random.fold_in(key, 2**31 - 1), shape[1:])
             return jax.vmap(draw)(keys)
-        noise = jnp.asarray(noise, jnp.float32)
+        noise = jnp.array(noise, jnp.float32)  # a copy: the flow gives it up
         noise = noise[None] if noise.ndim == 3 else noise
         if noise.shape != shape:
             raise ValueError(f"noise: {list(noise.shape)} was given, {list(shape[1:])} a scene is expected")
@@ -190,18 +200,17 @@ class Policy:
     def _flow(self, prefix, done, rules, encoded, noise, steps: int, integrator: str, guidance):
         suffix_length, start = trigger_state(rules, prefix, done)
         if guidance is None:
-            return flow(self.config, self.params, prefix, done.suffix, suffix_length, start, noise, steps=steps,
+            return flow(self.config, self.weights, prefix, done.suffix, suffix_length, start, noise, steps=steps,
                         integrator=integrator)  # fmt: skip
         bare = [
             prompts.Encoded(prompts.drop_route(self.config, e.template), e.pixels, e.history) for e in encoded
         ]
-        other = prefill(self.config.model, self.params, prompts.batch(self.config, bare, self._bucket(bare)))
-        _, suffix = alpamayo.completion(self.config.model, self.params, other, done.ids)
-        starts = (start, start + (other.next_position - prefix.next_position)[:, None])
-        pairs = (prefix, other), (done.suffix, suffix), suffix_length, starts
+        prompt = prompts.batch(self.config, bare, self._bucket(encoded))
+        other = prefill(self.config.model, self.weights, prompt)
         return guided_flow(
-            self.config, self.params, *pairs, noise, guidance, steps=steps, integrator=integrator
-        )
+            self.config, self.weights, prefix, other, done.suffix, done.ids, suffix_length, start, noise, guidance,
+            steps=steps, integrator=integrator,
+        )  # fmt: skip
 
     def _plans(self, done, rules, normal, xyz, rot) -> list[Plan]:
         host = jax.device_get((done.ids, done.log_prob, done.lengths, done.complete, normal, xyz, rot))

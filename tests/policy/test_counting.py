@@ -1,0 +1,212 @@
+"""What a plan costs, counted: operations, memory, buffers and compilations grow with the samples' own share only.
+
+Programs are compiled from shapes; what XLA reports of them (operations, buffer sizes, optimised text) is the
+reference for the package's own counts and for the bounds."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ar1_jax.models import alpamayo, costs, decoder
+from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig
+from ar1_jax.models.grammar import Grammar
+from ar1_jax.policy import loading, sampling, sizes
+from ar1_jax.policy import policy as policies
+
+SMALL = ModelConfig(
+    TextConfig(128, 256, 2, 4, 2, 32, 512, (6, 5, 5)), VisionConfig(2, 64, 128, 2, 16, 128, (0,)),
+    ExpertConfig(128, 192, 4, 64, 2), image_token_id=0, actions=4,
+)  # fmt: skip
+S, L = 96, 12  # prompt and suffix tokens of SMALL's programs
+
+
+def shape(*dims, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+
+@functools.cache
+def params_of(config):
+    return jax.eval_shape(functools.partial(alpamayo.init_params, config), jax.random.key(0))
+
+
+def cache_of(config, *rows, dtype=jnp.float32):
+    """Cache of shapes [layers, *rows, J, E]."""
+    text = config.text
+    kv = shape(text.num_hidden_layers, *rows, text.num_key_value_heads, text.head_dim, dtype=dtype)
+    return decoder.Cache(kv, kv)
+
+
+def prefix_of(config, scenes, tokens, dtype=jnp.float32):
+    count = lambda: shape(scenes, dtype=jnp.int32)
+    cache = cache_of(config, scenes, tokens, dtype=dtype)
+    hidden = shape(scenes, config.text.hidden_size, dtype=dtype)
+    return alpamayo.Prefix(cache, count(), count(), hidden, shape(1, config.text.hidden_size))
+
+
+# --- operations -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_grows_by_its_samples_own_share():
+    plan = functools.partial(costs.plan, SMALL, 1, images=4, patches=60, prefix=S, tokens=L)
+    one, two, sixteen = (plan(k).flops for k in (1, 2, 16))
+    share = 15 * (two - one)
+    assert sixteen - one == pytest.approx(share, rel=1e-12)
+    own = (
+        sum(costs.decode(SMALL, 1, 1, S, n).flops for n in range(L))
+        + 10 * costs.flow(SMALL, 1, 1, S, L).flops
+    )
+    assert two - one == pytest.approx(own, rel=1e-12)
+    guided = functools.partial(plan, guided=True)
+    both = own + 10 * costs.flow(SMALL, 1, 1, S, L).flops + costs.completion(SMALL, 1, 1, S, L).flops
+    assert guided(2).flops - guided(1).flops == pytest.approx(both, rel=1e-12)
+
+
+def decode_program(samples):
+    """One token of K rows, logits included."""
+
+    def run(params, prefix, suffix, length, x, positions):
+        past = decoder.Past(prefix.cache, prefix.length, suffix, length)
+        return alpamayo.logits(params, alpamayo.decode(SMALL, params, x, positions, past)[0])
+
+    suffix, length = cache_of(SMALL, 1, samples, L), shape(1, samples, dtype=jnp.int32)
+    x, at = shape(1, samples, 1, SMALL.text.hidden_size), shape(3, 1, samples, 1, dtype=jnp.int32)
+    return run, (params_of(SMALL), prefix_of(SMALL, 1, S), suffix, length, x, at)
+
+
+def flow_program(samples):
+    """One evaluation of the field."""
+    run = functools.partial(alpamayo.flow_velocity, SMALL)
+    suffix, length = cache_of(SMALL, 1, samples, L), shape(1, samples, dtype=jnp.int32)
+    x, tau = shape(1, samples, SMALL.actions, 2), shape(1, samples)
+    return run, (params_of(SMALL), prefix_of(SMALL, 1, S), suffix, length, x, tau)
+
+
+@pytest.mark.parametrize(("program", "count"), [(decode_program, costs.decode), (flow_program, costs.flow)])
+def test_the_count_agrees_with_the_compiler(program, count, monkeypatch):
+    """Two layers, unrolled, because XLA counts the body of a loop once."""
+    scan = nn.scan
+    monkeypatch.setattr(nn, "scan", lambda *a, **k: scan(*a, **{**k, "unroll": True}))
+    flops = {}
+    for samples in (1, 16):
+        run, arguments = program(samples)
+        flops[samples] = jax.jit(run).lower(*arguments).compile().cost_analysis()["flops"]
+        assert flops[samples] == pytest.approx(count(SMALL, 1, samples, S, L).flops, rel=0.05)
+    share = count(SMALL, 1, 2, S, L).flops - count(SMALL, 1, 1, S, L).flops
+    assert flops[16] - flops[1] == pytest.approx(15 * share, rel=0.05)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def sample_program(config, rules, samples, prefix, **options):
+    """The compiled sample stage behind one scene."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+
+    def run(params, prefix, keys, temperature, top_p, limit):
+        return sampling.sample.__wrapped__(
+            config, rules, params, prefix, keys, samples=samples, temperature=temperature, top_p=top_p,
+            limit=limit, **options,
+        )  # fmt: skip
+
+    numbers = shape(), shape(), shape(dtype=jnp.int32)
+    return jax.jit(run).lower(params_of(config), prefix, keys, *numbers).compile()
+
+
+def test_a_sample_needs_its_suffix_and_little_more():
+    """0p5b, 256 new tokens, in float32 (XLA for CPU widens bfloat16 weights and caches)."""
+    size = sizes.size("0p5b")
+    text = TextConfig(size.d, size.f, size.layers, size.h, size.j, size.e, size.vocab, size.mrope)
+    config = ModelConfig(text, SMALL.vision, None, image_token_id=0)
+    rules = Grammar((155_669, 151_669), 155_678, 155_681, 155_683, 151_645, 151_643, strict=False)
+    taken = {}
+    for samples in (1, 16):
+        program = sample_program(config, rules, samples, prefix_of(config, 1, 3072), length=256)
+        m = program.memory_analysis()
+        parts = m.argument_size_in_bytes, m.temp_size_in_bytes, m.output_size_in_bytes
+        taken[samples] = sum(parts) - m.alias_size_in_bytes
+    suffix = 2 * 4 * size.layers * 256 * size.j * size.e
+    assert (taken[16] - taken[1]) / 15 <= 1.25 * suffix + 4 * size.vocab * 4
+    assert taken[16] - taken[1] >= 15 * suffix  # the probe: the caches are among what is counted
+
+
+# --- buffers --------------------------------------------------------------------------------------------------------
+
+MANY, LONG = 64, 512  # samples and prompt tokens: everything but a repeated prefix is smaller than K·S·J·E
+
+
+def largest_buffer(program) -> int:
+    """Elements of the largest array that the optimised program names."""
+    sizes_ = re.findall(r"\b(?:pred|[sufb]+\d+)\[([\d,]*)\]", program.as_text())
+    return max(math.prod(map(int, dims.split(","))) for dims in sizes_ if dims)
+
+
+def planning_programs():
+    """Name -> (stage, its arguments) of all stages of a plan of SMALL with MANY samples behind LONG tokens."""
+    whole = loading.create("nano", jax.random.key(0)).config
+    config = dataclasses.replace(whole, model=SMALL)
+    params, prefix, count = params_of(SMALL), prefix_of(SMALL, 1, LONG), shape(1, MANY, dtype=jnp.int32)
+    ids = lambda *dims: shape(*dims, dtype=jnp.int32)
+    prompt = alpamayo.Prompt(
+        ids(1, LONG), ids(1), ids(3, 1, LONG), ids(1), ids(1, LONG), (shape(2, 24, 1536),), ((4, 6),)
+    )
+    suffix, noise = cache_of(SMALL, 1, MANY, L), shape(1, MANY, SMALL.actions, 2)
+    flow = functools.partial(policies.flow.__wrapped__, config, steps=2, integrator="euler")
+    guided = functools.partial(policies.guided_flow.__wrapped__, config, steps=2, integrator="euler")
+    return {
+        "prefill": (functools.partial(alpamayo.prefill, SMALL), (params, prompt)),
+        "flow": (flow, (params, prefix, suffix, count, count, noise)),
+        "guided flow": (
+            guided,
+            (params, prefix, prefix, suffix, ids(1, MANY, L), count, count, noise, shape()),
+        ),
+    }
+
+
+@pytest.mark.parametrize("stage", ["prefill", "sample", "flow", "guided flow"])
+def test_no_stage_repeats_the_prefix(stage):
+    bound = MANY * LONG * SMALL.text.num_key_value_heads * SMALL.text.head_dim
+    assert largest_buffer(compiled(stage)) < bound
+
+
+@pytest.mark.parametrize("stage", ["sample", "flow", "guided flow"])
+def test_a_repeated_prefix_would_be_seen(stage, monkeypatch):
+    """The probe: attention as the reference has it, on K copies of the prefix."""
+    shared = decoder.shared_prefix_attention
+
+    def repeating(
+        q, prefix_k, prefix_v, suffix_k=None, suffix_v=None, *, prefix_length, own_k, own_v, **rest
+    ):
+        samples = q.shape[1]
+        flat = lambda x: x.reshape(-1, 1, *x.shape[2:])
+        copies = [jnp.repeat(x, samples, axis=0) for x in (prefix_k, prefix_v, prefix_length)]
+        suffix = [None if x is None else flat(x) for x in (suffix_k, suffix_v)]
+        rest["suffix_length"] = None if rest["suffix_length"] is None else flat(rest["suffix_length"])
+        out = shared(
+            flat(q),
+            *copies[:2],
+            *suffix,
+            prefix_length=copies[2],
+            own_k=flat(own_k),
+            own_v=flat(own_v),
+            **rest,
+        )
+        return out.reshape(q.shape)
+
+    monkeypatch.setattr(decoder, "shared_prefix_attention", repeating)
+    bound = MANY * LONG * SMALL.text.num_key_value_heads * SMALL.text.head_dim
+    assert largest_buffer(compiled(stage)) >= bound
+
+
+def compiled(stage):
+    """A stage's program, traced anew: the functions inside `jit`, which keeps what it traced."""
+    if stage == "sample":
+        rules = Grammar((10, 500), 5, 6, 7, 8, 0, reasoning=L - 2)
+        return sample_program(SMALL, rules, MANY, prefix_of(SMALL, 1, LONG), length=L)
+    run, arguments = planning_programs()[stage]
+    return jax.jit(lambda *a: run(*a)).lower(*arguments).compile()
