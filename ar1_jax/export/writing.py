@@ -26,7 +26,8 @@ from ar1_jax.export import runtime, stages
 PLATFORMS = ("cpu", "cuda", "tpu")
 UNITS = {
     "history_xyz": "m, 10 Hz, ego frame at t0 (x forward, y left, z up), last row = t0",
-    "history_rot": "rotation matrices of the same poses", "pictures": "RGB, cameras by ascending id, oldest frame first",
+    "history_rot": "rotation matrices of the same poses",
+    "pictures": "RGB, cameras by ascending id, oldest frame first",
     "pixels": "patches as ar1_jax.images.patchify makes them", "key": "raw threefry key data, one a scene",
     "limit": "most ids of a completion", "noise": "standard normal", "log_prob": "nats, 0 in the padding",
     "actions": "normalised", "controls": "m/s^2, 1/m", "trajectory_xyz": "m, 0.1 s apart, ego frame at t0",
