@@ -39,17 +39,17 @@ class Answers(NamedTuple):
 def answer_batch(policy, layout, images, history, key, samples, temperature):
     """One batch of B scenes -> ids i32 [B, K, L], complete [B, K], xyz by tokens, xyz by flow [B, K, 64, 3], valid."""
     config, rules = policy.config, policy.config.grammar("tokens")
-    prefix = prefill(config, layout, policy.params, images, *history)
+    prefix = prefill(config, layout, policy.weights, images, *history)
     keys = jax.random.split(key, len(images))
     greedy = temperature == 0
     done = sampling.sample(
-        config.model, rules, policy.params, prefix, keys, samples=samples, length=rules.length,
+        config.model, rules, policy.weights, prefix, keys, samples=samples, length=rules.length,
         temperature=1.0 if greedy else temperature, greedy=greedy, top_p=None if greedy else 0.98,
     )  # fmt: skip
     noise = jax.random.normal(jax.random.fold_in(key, 1), (len(images), samples, config.model.actions, 2))
     length, start = policies.trigger_state(rules, prefix, done)
     normal = policies.flow(
-        config, policy.params, prefix, done.suffix, length, start, noise, steps=FLOW_STEPS, integrator="euler"
+        config, policy.weights, prefix, done.suffix, length, start, noise, steps=FLOW_STEPS, integrator="euler"
     )
     by_flow, _ = policies.trajectories(config, normal, *history)
     by_tokens, _, valid = token_trajectories(config, done.ids, *history)

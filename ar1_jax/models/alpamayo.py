@@ -12,6 +12,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ar1_kernels import linear_log_prob
 
 from ar1_jax.models import expert, layers
@@ -65,16 +66,43 @@ def look(config: ModelConfig, params, pixels, grids):
     )
 
 
+def by_layer(params):
+    """Parameters with each decoder's stacked `layers` as `layers_0`, `layers_1`, ...: what a processor decodes from.
+
+    Arrays of one processor become views of the stacked ones, so that nothing is held twice; under jit, slices.
+    """
+
+    def split(decoder):
+        stacked = decoder["layers"]
+        depth = jax.tree.leaves(stacked)[0].shape[0]
+        rest = {name: tree for name, tree in decoder.items() if name != "layers"}
+        return rest | {f"layers_{i}": jax.tree.map(lambda x, i=i: _row(x, i), stacked) for i in range(depth)}
+
+    vlm = params["vlm"]
+    model = vlm["model"] | {"language_model": split(vlm["model"]["language_model"])}
+    params = params | {"vlm": vlm | {"model": model}}
+    return params | {"expert": split(params["expert"])} if "expert" in params else params
+
+
+def _row(stacked, index: int):
+    """stacked[index], without a copy where a processor holds it."""
+    if isinstance(stacked, jax.core.Tracer):
+        return stacked[index]
+    (device,) = stacked.devices()
+    if device.platform != "cpu":
+        return stacked[index]
+    return jax.device_put(np.asarray(stacked)[index], device, may_alias=True)
+
+
 def embed(params, ids):
     """Rows of the embedding table: ids [...] -> [..., D]."""
     return params["vlm"]["model"]["language_model"]["embed_tokens"]["embedding"][ids]
 
 
-def decode(
-    config: ModelConfig, params, x, positions, past=None, lengths=None, deep=None, *, unroll=1, trace=False
-):
-    """The text decoder on x [B, K, N, D]; trace=True also returns the inputs of every layer and of the final norm."""
-    decoder = Decoder(config.text, remat=config.remat, unroll=unroll)
+def decode(config: ModelConfig, params, x, positions, past=None, lengths=None, deep=None, *, trace=False):
+    """The text decoder on x [B, K, N, D]; trace=True also returns the inputs of every layer and of the final norm (of
+    stacked parameters only)."""
+    decoder = Decoder(config.text, remat=config.remat)
     variables = {
         "params": {k: v for k, v in params["vlm"]["model"]["language_model"].items() if k != "embed_tokens"}
     }
@@ -110,7 +138,7 @@ def read(config: ModelConfig, params, prompt: Prompt, *, trace=False):
         deep=rows,
         trace=trace,
     )
-    own = jax.tree.map(lambda c: c[:, :, 0], out[1])
+    own = jax.tree.map(lambda c: c.squeeze(-4), out[1])
     if not trace:
         return out[0][:, 0], own, tokens
     named = {"vision_embeds": tokens, "deepstack_embeds": deep, "hidden_states": out[2][:, :, 0]}

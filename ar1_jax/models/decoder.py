@@ -3,6 +3,10 @@
 B scenes, K sequences a scene (1 while the prompt is read), N tokens, S prefix, L suffix, D width, H heads, J kv heads,
 E head width. A layer reads the keys and values of the past and returns those of its own tokens; who keeps a cache
 writes them there. The prefix is only ever read.
+
+The layers are one scan over stacked parameters (training, accelerators) or, where the parameters are split by layer
+(`alpamayo.by_layer`), a loop over them: a scan copies each layer's weights and cache before it reads them, which a
+processor that decodes from memory pays with every token.
 """
 
 import flax.linen as nn
@@ -17,10 +21,18 @@ from ar1_jax.models.config import TextConfig
 
 @flax.struct.dataclass
 class Cache:
-    """Keys (normed and rotated) and values of every layer: [layers, B, S, J, E] or [layers, B, K, L, J, E]."""
+    """Keys (normed and rotated) and values of every layer: [layers, B, S, J, E] or [layers, B, K, L, J, E].
 
-    k: jax.Array
-    v: jax.Array
+    Of parameters split by layer each is a tuple of `layers` arrays without that axis. Who does not care counts axes
+    from the end and maps over the tree.
+    """
+
+    k: jax.Array | tuple[jax.Array, ...]
+    v: jax.Array | tuple[jax.Array, ...]
+
+    def layer(self, index: int) -> "Cache":
+        """One layer's keys and values."""
+        return Cache(self.k[index], self.v[index])
 
 
 @flax.struct.dataclass
@@ -35,6 +47,11 @@ class Past:
     prefix_length: jax.Array
     suffix: Cache | None = None
     suffix_length: jax.Array | None = None
+
+    def layer(self, index: int) -> "Past":
+        """What one layer reads."""
+        suffix = None if self.suffix is None else self.suffix.layer(index)
+        return self.replace(prefix=self.prefix.layer(index), suffix=suffix)
 
 
 class Attention(nn.Module):
@@ -105,28 +122,44 @@ class Decoder(nn.Module):
     """x [B, K, N, D] at positions [3, B, K, N] -> normed hidden [B, K, N, D], the tokens' own Cache [layers, ...].
 
     past None: each row reads itself only, up to lengths [B] (K = 1). deep: DeepStack features laid out on the
-    tokens, [taps, B, K, N, D], zero where there is no image.
+    tokens, [taps, B, K, N, D], zero where there is no image. Parameters and Cache: stacked under `layers`, or
+    split into `layers_0`, `layers_1`, ... and tuples.
     """
 
     config: TextConfig
     causal: bool = True
     remat: bool = False
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, x, positions, past: Past | None = None, lengths=None, deep=None):
         c = self.config
         cos, sin = rotary.mrope(positions, c.rope_theta, c.mrope_section)
+        run = self._loop if self.has_variable("params", "layers_0") else self._scan
+        x, own = run(x, past, cos, sin, lengths, deep)
+        self.sow("intermediates", "last_hidden_state", x)
+        return layers.RMSNorm(c.rms_norm_eps, name="norm")(x), own
+
+    def _loop(self, x, past, cos, sin, lengths, deep):
+        """Layer after layer over parameters split by layer."""
+        own = []
+        for i in range(self.config.num_hidden_layers):
+            added = deep if deep is not None and i < deep.shape[0] else None
+            block = Block(self.config, self.causal, name=f"layers_{i}")
+            x, new = block(x, i, None if past is None else past.layer(i), cos, sin, lengths, added)
+            own.append(new)
+        return x, Cache(tuple(c.k for c in own), tuple(c.v for c in own))
+
+    def _scan(self, x, past, cos, sin, lengths, deep):
+        """One scan over stacked parameters; compiles in the time of one layer."""
+        c = self.config
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         past_axes = nn.broadcast
         if past is not None:
             past_axes = Past(0, nn.broadcast, None if past.suffix is None else 0, nn.broadcast)
         stack = nn.scan(
-            block, variable_axes={"params": 0, "lora": 0, "intermediates": 0}, split_rngs={"params": True},
+            block, variable_axes={"params": 0, "intermediates": 0}, split_rngs={"params": True},
             in_axes=(0, past_axes, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=c.num_hidden_layers, unroll=self.unroll,
+            length=c.num_hidden_layers,
         )  # fmt: skip
         index = jnp.arange(c.num_hidden_layers)
-        x, own = stack(c, self.causal, name="layers")(x, index, past, cos, sin, lengths, deep)
-        self.sow("intermediates", "last_hidden_state", x)
-        return layers.RMSNorm(c.rms_norm_eps, name="norm")(x), own
+        return stack(c, self.causal, name="layers")(x, index, past, cos, sin, lengths, deep)
