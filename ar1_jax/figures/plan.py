@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ar1_jax.figures import groups
+from ar1_jax.figures import groups, overlay
 
 WIDTH, MARGIN, GAP, DPI = 1440, 48, 16, 144
 TEXT, SMALL = 8.0, 6.8  # points; 16 and 14 pixels here, 14 and 12 where the picture is shown 1280 wide
@@ -42,6 +42,9 @@ def render(
     truth: np.ndarray | None = None,
     agents: np.ndarray | None = None,
     lanes: Sequence[np.ndarray] = (),
+    calibration: Sequence[Any] | None = None,
+    pictures: Any = None,
+    samples: int | None = None,
 ) -> bytes:
     """The picture as PNG bytes, 1440 px wide; also written to `path` where given.
 
@@ -49,20 +52,25 @@ def render(
     a whole factor without smoothing. history_xyz [16, 3], trajectories [K, W, 3] m, reasoning K texts. decisions and
     notes (a reward, say): K short texts. rotations: [K, W, 3, 3], for the sign of the speed. truth: [W, 3], the way
     that was really driven. agents: [M, 5] boxes at t0 or [M, W, >= 5] over time: x, y, yaw, length, width; rows with
-    NaN or no length are left out. lanes: lines [N, >= 2].
+    NaN or no length are left out. lanes: lines [N, >= 2]. calibration: a core.types.CameraModel a camera; with it and
+    rotations the ways are drawn on the cameras that look along them, in `pictures` (like images, the cameras' own
+    pixels) where given. samples: of how many each reasoning is counted (K by default; fewer where plans are compared).
     Raises ValueError where lengths disagree.
     """
     frames = latest_frames(images)
     trajectories = np.asarray(trajectories, np.float64)
     k = len(trajectories)
-    check(frames, camera_names, trajectories, reasoning, decisions, notes)
+    check(frames, camera_names, trajectories, reasoning, decisions, notes, calibration, rotations)
     kinds = groups.group(reasoning, decisions or [""] * k)
     blocks = [reason_lines(kind, notes) for kind in kinds]
     scale, strip = strip_scale(frames)
+    looks = overlay.looking_there(calibration, trajectories)
+    large = latest_frames(images if pictures is None else pictures)
     window = view_window(history_xyz, trajectories, truth)
     heights = {
         "title": 40 if title else 8,
         "strip": strip + 46,
+        "looks": strip_scale([large[i] for i in looks])[1] + 76 if looks else 0,
         "view": view_height(window) + 84,
         "text": max(200, sum(len(b) * LINE + 14 for b in blocks) + 20),
     }
@@ -73,9 +81,13 @@ def render(
     top += heights["title"]
     draw_strip(figure, top, frames, camera_names, scale)
     top += heights["strip"]
+    if looks:
+        shown = [(large[i], camera_names[i], calibration[i]) for i in looks]
+        draw_looks(figure, top, shown, trajectories, rotations, kinds, truth)
+    top += heights["looks"]
     draw_view(figure, top, window, history_xyz, trajectories, kinds, truth, agents, lanes)
     top += heights["view"]
-    draw_reasons(figure, top, kinds, blocks, k)
+    draw_reasons(figure, top, kinds, blocks, samples or k)
     future = [
         future_speeds(way, None if rotations is None else rotations[i]) for i, way in enumerate(trajectories)
     ]
@@ -83,7 +95,9 @@ def render(
     return save(figure, path)
 
 
-def check(frames, camera_names, trajectories, reasoning, decisions, notes) -> None:
+def check(
+    frames, camera_names, trajectories, reasoning, decisions, notes, calibration=None, rotations=None
+) -> None:
     """ValueError naming every argument whose length or shape does not fit."""
     k, problems = len(trajectories), []
     if len(camera_names) != len(frames):
@@ -93,6 +107,10 @@ def check(frames, camera_names, trajectories, reasoning, decisions, notes) -> No
     for name, texts in (("reasoning", reasoning), ("decisions", decisions), ("notes", notes)):
         if texts is not None and len(texts) != k:
             problems.append(f"{name}: {len(texts)} texts for {k} trajectories")
+    if calibration is not None and len(calibration) != len(frames):
+        problems.append(f"calibration: {len(calibration)} for {len(frames)} cameras")
+    if calibration is not None and rotations is None:
+        problems.append("rotations: missing; ways are drawn on calibrated pictures across the car's own axis")
     if problems:
         raise ValueError("plan figure: " + "; ".join(problems))
 
@@ -152,9 +170,9 @@ def write(figure, left: float, top: float, text: str, size: float = TEXT, **styl
     figure.text(left / WIDTH, 1 - top / total, text, fontsize=size, **style)
 
 
-def draw_strip(figure, top: float, frames, names, scale: int) -> None:
-    """The cameras side by side, each labelled with its name and size."""
-    room = (WIDTH - 2 * MARGIN - GAP * (len(frames) - 1)) / len(frames)
+def draw_strip(figure, top: float, frames, names, scale: int, plain: bool = False) -> list:
+    """The cameras side by side, each labelled with its name and, unless plain, its size; returns their axes."""
+    boxes, room = [], (WIDTH - 2 * MARGIN - GAP * (len(frames) - 1)) / len(frames)
     for index, (frame, name) in enumerate(zip(frames, names, strict=True)):
         height, width = frame.shape[:2]
         shown = (width * scale, height * scale) if scale else (room, height * room / width)
@@ -162,10 +180,24 @@ def draw_strip(figure, top: float, frames, names, scale: int) -> None:
         box = axes(figure, MARGIN + index * step, top + 24, *shown)
         box.imshow(frame, interpolation="nearest" if scale else "antialiased", aspect="auto")
         box.set_axis_off()
+        boxes.append(box)
+        write(figure, MARGIN + index * step, top, name, weight="normal" if plain else "bold")
+        if plain:
+            continue
         factor = f"×{scale}" if scale else "shrunk"
-        write(figure, MARGIN + index * step, top, f"{name}  ", weight="bold")
         size = f"{width}×{height} px, {factor}"
         write(figure, MARGIN + index * step + shown[0], top + 2, size, size=SMALL, color=MUTED, ha="right")
+    return boxes
+
+
+def draw_looks(figure, top: float, shown, trajectories, rotations, kinds, truth) -> None:
+    """The ways on the cameras that look where they lead; shown: (picture [H, W, 3], name, CameraModel) each."""
+    title = f"Where it would drive: bands of {overlay.BAND} m on the ground, a dot each second"
+    write(figure, MARGIN, top, title, weight="bold")
+    frames, names, calibration = zip(*shown, strict=True)
+    boxes = draw_strip(figure, top + 30, frames, names, strip_scale(frames)[0], plain=True)
+    for box, frame, camera in zip(boxes, frames, calibration, strict=True):
+        overlay.draw(box, camera, frame.shape[:2], trajectories, rotations, kinds, truth)
 
 
 def draw_view(figure, top: float, window, history_xyz, trajectories, kinds, truth, agents, lanes) -> None:
