@@ -4,7 +4,8 @@
 
 An allowed set is a half-open interval [first, second) of ids, wrapping round where first > second. Forced ids are
 intervals of one id: their log-probability is exactly 0 and carries no gradient. Without `strict` (the releases) only
-the trajectory ids are forbidden and the completion ends at the trigger or at the end of the turn.
+the trajectory ids are forbidden until the trigger, which stands wherever it likes, and the end of the turn ends a
+completion too.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ class Grammar:
     """Ids of one vocabulary. words: interval allowed inside the reasoning (strict) or everywhere (not strict).
 
     actions: one interval per position of a control, in turn (acceleration, curvature); controls: how many controls
-    follow the trigger (0 = end there). end_of_turn ends a completion that is not strict.
+    follow the trigger (0 = end there). reasoning: most ids before <|cot_end|>. end_of_turn ends one that is not
+    strict.
     """
 
     words: tuple[int, int]
@@ -36,41 +38,51 @@ class Grammar:
         """Longest completion, in ids."""
         return self.reasoning + 2 + (2 * self.controls + 1 if self.controls else 0)
 
+    @property
+    def mark(self) -> int:
+        """The id that ends the free part; behind it everything is in its place."""
+        return self.cot_end if self.strict else self.trigger
+
+    def since(self, before, ids):
+        """How many positions lie behind the first mark, int32 [..., L + 1]: at the first of ids int [..., L], where
+        there are `before` int [...], up to the place after the last; 0 up to and including the mark."""
+        seen = (jnp.cumsum(ids == self.mark, axis=-1) > 0) | (before > 0)[..., None]
+        steps = jnp.cumsum(seen, axis=-1, dtype=jnp.int32)
+        return before[..., None] + jnp.pad(steps, [(0, 0)] * (steps.ndim - 1) + [(1, 0)])
+
     def allowed(self, since, index):
-        """Interval int32 [..., 2] at position `index`; since: int [...], positions after <|cot_end|>, 0 before it."""
-        if not self.strict:
-            return jnp.broadcast_to(jnp.asarray(self.words, jnp.int32), (*jnp.shape(since), 2))
+        """Interval int32 [..., 2] at position `index`; since: int [...], positions behind the mark, 0 before it."""
         only = lambda token: jnp.asarray([token, token + 1], jnp.int32)
+        words = jnp.asarray(self.words, jnp.int32)
         first, second = (jnp.asarray(interval, jnp.int32) for interval in self.actions)
         pick = lambda condition, a, b: jnp.where(jnp.asarray(condition)[..., None], a, b)
-        reasoning = pick(index >= self.reasoning, only(self.cot_end), jnp.asarray(self.words, jnp.int32))
-        action = pick((since - 2) % 2 == 0, first, second)
-        after = pick(
-            since == 1, only(self.trigger), pick(since < 2 + 2 * self.controls, action, only(self.future_end))
-        )
-        return pick(since == 0, reasoning, after)
+        behind = since - 2 if self.strict else since - 1  # since the trigger
+        action = pick(behind % 2 == 0, first, second)
+        after = pick(behind < 2 * self.controls, action, only(self.future_end))
+        if not self.strict:
+            return pick(since == 0, words, after)
+        reasoning = pick(index >= self.reasoning, only(self.cot_end), words)
+        return pick(since == 0, reasoning, pick(since == 1, only(self.trigger), after))
 
     def end(self):
-        """The id that ends a strict completion."""
+        """The id that ends a completion that is whole."""
         return self.future_end if self.controls else self.trigger
 
-
-def since_cot_end(grammar: Grammar, ids):
-    """For ids int [..., L]: how many positions each lies after the first <|cot_end|>, 0 up to and including it."""
-    seen = jnp.cumsum(ids == grammar.cot_end, axis=-1) > 0
-    return jnp.cumsum(seen, axis=-1) - seen.astype(jnp.int32)
+    def ended(self, ids):
+        """Does a completion end with this id? bool, of the shape of ids."""
+        whole = ids == self.end()
+        return whole if self.strict else whole | (ids == self.end_of_turn)
 
 
 def allowed(grammar: Grammar, ids):
     """Interval of allowed ids at every position of completions ids int [..., L] -> int32 [..., L, 2]."""
-    return grammar.allowed(since_cot_end(grammar, ids), jnp.arange(ids.shape[-1]))
+    since = grammar.since(jnp.zeros(ids.shape[:-1], jnp.int32), ids)[..., :-1]
+    return grammar.allowed(since, jnp.arange(ids.shape[-1]))
 
 
 def mask(grammar: Grammar, ids):
     """Which positions of ids int [..., L] belong to the completion: up to and including its end. bool [..., L]."""
-    ended = (
-        ids == grammar.end() if grammar.strict else (ids == grammar.trigger) | (ids == grammar.end_of_turn)
-    )
+    ended = grammar.ended(ids)
     return jnp.cumsum(ended, axis=-1) - ended.astype(jnp.int32) == 0
 
 

@@ -2,7 +2,8 @@
 
 B scenes, K samples, L completion room, D width, V vocabulary. The prefix is read, never returned; each row owns a
 suffix cache of L tokens. Log-probabilities are those of the distribution sampled from: allowed ids, temperature,
-top-k, top-p (inference.md section 7). A scene's draws depend on its own key only, whatever else is in the batch.
+top-k, top-p (inference.md section 7). A scene's draws depend on its own key only, whatever else is in the batch, and an
+id's on its key, sample and index, so that `drafts.sample` draws the same.
 """
 
 import functools
@@ -24,13 +25,15 @@ MASKED = -1e30
 @flax.struct.dataclass
 class Completions:
     """ids: int32 [B, K, L], padded after the end; log_prob: float32 [B, K, L], 0 in the padding; mask: bool [B, K, L],
-    True where a token was sampled; complete: bool [B, K], ended by itself; suffix: Cache [layers, B, K, L, J, E]."""
+    True where a token was sampled; complete: bool [B, K], ended by itself; suffix: Cache [layers, B, K, L, J, E];
+    rounds: int32 [], how often the decoder ran."""
 
     ids: jax.Array
     log_prob: jax.Array
     mask: jax.Array
     complete: jax.Array
     suffix: Cache
+    rounds: jax.Array
 
     @property
     def lengths(self):
@@ -64,72 +67,89 @@ def truncate(logits, top_k: int | None, top_p):
     return jnp.where(logits < cut, MASKED, logits)
 
 
-def _choose(logits, keys, step, greedy: bool):
-    """Ids [B, K] from logits [B, K, V]; keys: one a scene."""
+def row_keys(keys, samples: int):
+    """Keys [B] of scenes -> [B, K] of their samples: what a sample draws depends on neither B nor K."""
+    return jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(samples)))(
+        keys
+    )
+
+
+def draw(
+    grammar: Grammar, params, hidden, *, rows, since, index, temperature, greedy: bool, top_k, top_p, forced
+):  # fmt: skip
+    """Ids int32 [B, K, N] and their log-probabilities float32 from the states hidden [B, K, N, D] that predict them.
+
+    rows: keys [B, K]; since, index: int [B, K, N], what the grammar asks for. The id at an index is drawn with a key of
+    its own, whatever else is drawn in the same call."""
+    allowed = grammar.allowed(since, index)
+    logits = alpamayo.logits(params, hidden)
+    numbers = jnp.arange(logits.shape[-1])
+    logits = jnp.where(inside(numbers, allowed), logits if greedy else logits / temperature, MASKED)
+    logits = truncate(logits, top_k, top_p)
     if greedy:
-        return jnp.argmax(logits, axis=-1)
-    draw = lambda key, rows: jax.random.categorical(jax.random.fold_in(key, step), rows)
-    return jax.vmap(draw)(keys, logits)
+        ids = jnp.argmax(logits, axis=-1)
+    else:
+        one = lambda key, i, row: jax.random.categorical(jax.random.fold_in(key, i), row)
+        ids = jax.vmap(jax.vmap(jax.vmap(one, (None, 0, 0))))(rows, index, logits)
+    if forced is not None:
+        ids = jnp.where(forced[index] >= 0, forced[index], ids)
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+    return ids.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "grammar", "samples", "length", "greedy", "top_k", "unroll")
-)
+def empty_suffix(cache: Cache, samples: int, length: int) -> Cache:
+    """Room for L tokens of each of B x K rows, like a prefix cache [..., B, S, J, E]: [..., B, K, L, J, E]."""
+    room = lambda c: jnp.zeros((*c.shape[:-3], samples, length, *c.shape[-2:]), c.dtype)
+    return jax.tree.map(room, cache)
+
+
+def ended_itself(grammar: Grammar, ids):
+    """Which completions ids int [..., L] ended within their limits, without being cut or made to end: bool [...]."""
+    ended = (ids == grammar.end()).any(axis=-1)
+    if not grammar.strict:
+        return ended
+    return ended & (jnp.argmax(ids == grammar.cot_end, axis=-1) < grammar.reasoning)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "grammar", "samples", "length", "greedy", "top_k"))
 def sample(
     config: ModelConfig, grammar: Grammar, params, prefix: Prefix, keys, *, samples: int, length: int,
     temperature=1.0, greedy: bool = False, top_k: int | None = None, top_p=None, forced=None, limit=None,
-    unroll: int = 1,
 ) -> Completions:  # fmt: skip
     """K = `samples` completions of at most `length` ids behind each of B prefixes.
 
     keys: [B] random keys. greedy ignores temperature and keys. forced: int32 [L] ids to take where not negative.
     limit: int, stop after so many ids (at most `length`). Rows keep `grammar`; its log-probabilities come along.
     """
-    batch, text = prefix.length.shape[0], config.text
-    shape = (batch, samples, length)
-    room = lambda c: jnp.zeros((*c.shape[:-3], samples, length, *c.shape[-2:]), c.dtype)
-    empty = jax.tree.map(room, prefix.cache)
-    hidden = jnp.broadcast_to(prefix.hidden[:, None], (batch, samples, prefix.hidden.shape[-1]))
+    shape = (prefix.length.shape[0], samples, length)
+    every = lambda x: jnp.broadcast_to(x, (*shape[:2], 1))
+    rows = row_keys(keys, samples)
     limit = length if limit is None else jnp.minimum(limit, length)
-    numbers = jnp.arange(text.vocab_size)
 
     def body(s: _State) -> _State:
-        allowed = grammar.allowed(s.since, s.step)
-        logits = alpamayo.logits(params, s.hidden)
-        logits = jnp.where(inside(numbers, allowed), logits if greedy else logits / temperature, MASKED)
-        logits = truncate(logits, top_k, top_p)
-        token = _choose(logits, keys, s.step, greedy)
-        if forced is not None:
-            token = jnp.where(forced[s.step] >= 0, forced[s.step], token)
-        log_prob = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(
-            logits, axis=-1
-        )
-        token = jnp.where(s.done, grammar.pad, token).astype(jnp.int32)
-        positions = jnp.broadcast_to(prefix.next_position[:, None, None] + s.step, (3, batch, samples, 1))
-        past = Past(prefix.cache, prefix.length, s.suffix, jnp.full((batch, samples), s.step))
-        x = alpamayo.embed(params, token)[:, :, None]
-        hidden, own = alpamayo.decode(config, params, x, positions, past, unroll=unroll)
+        ids, log_prob = draw(
+            grammar, params, s.hidden, rows=rows, since=s.since[..., None], index=every(s.step),
+            temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, forced=forced,
+        )  # fmt: skip
+        ids = jnp.where(s.done[..., None], grammar.pad, ids)
+        positions = jnp.broadcast_to(prefix.next_position[:, None, None] + s.step, (3, *ids.shape))
+        past = Past(prefix.cache, prefix.length, s.suffix, jnp.full(shape[:2], s.step))
+        hidden, own = alpamayo.decode(config, params, alpamayo.embed(params, ids), positions, past)
         put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
             cache, new.astype(cache.dtype), s.step, axis=-3
         )
-        write = lambda row, new: jax.lax.dynamic_update_slice_in_dim(row, new[..., None], s.step, axis=2)
-        if grammar.strict:
-            ended = token == grammar.end()
-        else:
-            ended = (token == grammar.trigger) | (token == grammar.end_of_turn)
+        write = lambda row, new: jax.lax.dynamic_update_slice_in_dim(row, new, s.step, axis=2)
+        open_ = ~s.done[..., None]
         return _State(
-            s.step + 1, write(s.ids, token), write(s.log_prob, jnp.where(s.done, 0.0, log_prob)),
-            write(s.mask, ~s.done), hidden[:, :, 0], jax.tree.map(put, s.suffix, own),
-            jnp.where((s.since > 0) | (token == grammar.cot_end), s.since + 1, 0), s.done | ended,
+            s.step + 1, write(s.ids, ids), write(s.log_prob, jnp.where(open_, log_prob, 0.0)), write(s.mask, open_),
+            hidden, jax.tree.map(put, s.suffix, own), grammar.since(s.since, ids)[..., -1],
+            s.done | grammar.ended(ids[..., 0]),
         )  # fmt: skip
 
     start = _State(
         jnp.zeros((), jnp.int32), jnp.full(shape, grammar.pad, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool),
-        hidden, empty, jnp.zeros(shape[:2], jnp.int32), jnp.zeros(shape[:2], bool),
+        jnp.broadcast_to(prefix.hidden[:, None, None], (*shape[:2], 1, prefix.hidden.shape[-1])),
+        empty_suffix(prefix.cache, samples, length), jnp.zeros(shape[:2], jnp.int32), jnp.zeros(shape[:2], bool),
     )  # fmt: skip
     end = jax.lax.while_loop(lambda s: (s.step < limit) & ~s.done.all(), body, start)
-    if grammar.strict:
-        complete = end.done & (jnp.argmax(end.ids == grammar.cot_end, axis=-1) < grammar.reasoning)
-    else:
-        complete = (end.ids == grammar.trigger).any(axis=-1)
-    return Completions(end.ids, end.log_prob, end.mask, complete, end.suffix)
+    return Completions(end.ids, end.log_prob, end.mask, ended_itself(grammar, end.ids), end.suffix, end.step)

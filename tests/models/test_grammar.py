@@ -25,8 +25,25 @@ def test_reasoning_that_reaches_its_limit_must_end():
 
 def test_mask_ends_with_the_completion():
     np.testing.assert_array_equal(grammar.mask(RULES, jnp.array(WHOLE)), [1] * 9 + [0])
-    free = dataclasses.replace(RULES, strict=False)
+    free = dataclasses.replace(RULES, strict=False, controls=0)
     np.testing.assert_array_equal(grammar.mask(free, jnp.array([11, 2, 11, 1])), [1, 1, 0, 0])
+    np.testing.assert_array_equal(grammar.mask(free, jnp.array([11, 1, 11, 2])), [1, 1, 0, 0])
+
+
+def test_without_strict_the_actions_follow_the_trigger_wherever_it_stands():
+    free = dataclasses.replace(RULES, strict=False, words=(10, 4))
+    ids = jnp.array([11, 2, 4, 9, 5, 7, 3, 0])
+    want = [(10, 4)] * 2 + [(4, 7), (7, 10), (4, 7), (7, 10), (3, 4), (3, 4)]
+    np.testing.assert_array_equal(grammar.allowed(free, ids), want)
+    np.testing.assert_array_equal(grammar.mask(free, ids), [1] * 7 + [0])
+
+
+def test_since_goes_on_where_it_was_cut():
+    ids = jnp.array(WHOLE)
+    whole = RULES.since(jnp.zeros((), jnp.int32), ids)
+    np.testing.assert_array_equal(whole, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    for cut in range(len(WHOLE)):
+        np.testing.assert_array_equal(RULES.since(whole[cut], ids[cut:]), whole[cut:], err_msg=str(cut))
 
 
 def test_action_ids_of_whole_and_of_malformed_completions():
