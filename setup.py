@@ -29,6 +29,7 @@ REQUIRED = [
     "jinja2>=3.1",
     "tqdm>=4.67",
 ]
+QUANTIZE = ["qwix>=0.1.8"]  # needs jax, flax and numpy only
 DATA = ["tensorflow-datasets>=4.9.10", "av>=14"]
 EXTRAS = {
     "cuda12": ["jax[cuda12]"],
@@ -36,6 +37,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "torch": ["torch==2.13.0", "transformers==4.57.1"],
     "data": DATA,
+    "quantize": QUANTIZE,
     "dev": [
         "pytest>=9",
         "pytest-cov>=7",
@@ -45,6 +47,7 @@ EXTRAS = {
         "nbclient>=0.10",
         "ipykernel>=7",
         *DATA,
+        *QUANTIZE,
     ],
 }
 

@@ -9,6 +9,15 @@ import jax
 import jax.numpy as jnp
 
 
+def product(x, kernel):
+    """x [..., in] · kernel [in, out] -> float32; kernel: an array, or a quantised one (policy/quantization.py)."""
+    if not hasattr(kernel, "qvalue"):
+        return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+    import qwix  # only those who quantise need it
+
+    return qwix.dot(x, kernel, preferred_element_type=jnp.float32)
+
+
 class Linear(nn.Module):
     """x [..., in] -> [..., features]; kernel [in, features] (the checkpoint's weight, transposed)."""
 
@@ -18,7 +27,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        y = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        y = product(x, kernel)
         if self.has_variable("params", "lora_a"):
             a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
             low = jnp.dot(x, a.astype(x.dtype), preferred_element_type=jnp.float32)

@@ -13,6 +13,7 @@ from ar1_jax.core import errors, sharding, sharding_tables
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig
 from ar1_jax.policy import config as configs
+from ar1_jax.policy import quantization as quantizing
 from ar1_jax.policy import sizes
 from ar1_jax.policy.policy import Policy
 from ar1_jax.text.vocabulary import Vocabulary
@@ -21,13 +22,19 @@ ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 
 
 def load(
-    source: str | pathlib.Path = "nano", *, dtype=None, tokenizer: str | pathlib.Path | None = None, mesh=None
+    source: str | pathlib.Path = "nano",
+    *,
+    dtype=None,
+    tokenizer: str | pathlib.Path | None = None,
+    mesh=None,
+    quantization: str | None = None,
 ) -> Policy:
     """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), or what `convert` made of one.
 
     dtype: of the parameters, float32 by default on CPU, bfloat16 elsewhere. tokenizer: a folder with the
     vision-language model's config.json and tokenizer.json where the checkpoint has none. mesh: devices
     (`core.sharding.make_mesh`) over which the house's table spreads the parameters; each process reads its own part.
+    quantization: "int8" (or "fp8" where the GPU has it): the layers' kernels in eight bits (policy/quantization.py).
     Raises CheckpointError listing everything that is amiss, ShardingError where the mesh does not fit.
     """
     folder = ASSETS / source if str(source) in ("nano",) else pathlib.Path(source)
@@ -35,6 +42,8 @@ def load(
         raise errors.CheckpointError(
             f"{folder}: no such folder; give a checkpoint folder, or 'nano' for the bundled policy"
         )
+    if quantization is not None:
+        quantizing.check(quantization, mesh)
     tokenizer = None if tokenizer is None else pathlib.Path(tokenizer)
     config, vocabulary, raw = configs.read(folder, tokenizer)
     if dtype is None:
@@ -50,6 +59,8 @@ def load(
         found = huggingface.weights(folder)
         stored = huggingface.buffers(found)
         params = huggingface.read(found, wanted(config.model), tree, dtype, placed, finish=jnp.asarray)
+    if quantization is not None:
+        params = quantizing.quantize(params, quantization)
     config = configs.with_buffers(config, {name: x.astype(np.float32) for name, x in stored.items()})
     vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
     policy = Policy(config, params, vocabulary, raw, vlm)
@@ -86,7 +97,11 @@ def create(name: str, key) -> Policy:
 
 
 def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:
-    """Write policy as a folder; CheckpointError where it is not empty or cannot be written."""
+    """Write policy as a folder; CheckpointError where that is not empty or not writable, or weights are quantised."""
+    if quantizing.any_quantized(policy.params):
+        raise errors.CheckpointError(
+            f"{folder}: quantised weights are not saved; load the checkpoint with quantization= each time"
+        )
     text = lambda value: json.dumps(value, indent=2) + "\n"
     raw = {**policy.raw, "vlm_name_or_path": "vlm", "vocab_size": policy.config.ids.size,
            "traj_token_start_idx": policy.config.ids.trajectory}  # fmt: skip
