@@ -101,10 +101,10 @@ class Policy:
     ):  # fmt: skip
         """K = `samples` reasonings and trajectories of one scene (a Plan) or of several (a list of Plans).
 
-        key: a jax random key, needed where anything is drawn (temperature > 0, or no noise for the flow). decoder:
-        "flow" (expert) or "tokens" (discrete actions). guidance: weight w of route guidance. reasoning: this text
-        instead of a sampled one. noise: float32 [K, A, 2] (or one a scene) where the flow starts. Errors: SceneError
-        for a scene that does not fit, ValueError for settings that contradict each other.
+        key: a jax random key (or a list, one a scene), needed where anything is drawn (temperature > 0, or no noise for
+        the flow). decoder: "flow" (expert) or "tokens" (discrete actions). guidance: weight w of route guidance.
+        reasoning: this text instead of a sampled one. noise: float32 [K, A, 2] (or one a scene) where the flow starts.
+        Errors: SceneError with all that is wrong with a scene, ValueError for settings that contradict each other.
         """
         single = isinstance(scene, Scene)
         scenes = [scene] if single else list(scene)
@@ -113,8 +113,12 @@ class Policy:
         if key is None and (not greedy or (noise is None and decoder == "flow")):
             raise ValueError("plan: key=None, but something is drawn at random; pass key=jax.random.key(seed), or "
                              "temperature=0 with noise=")  # fmt: skip
-        keys = jnp.stack([jax.random.key(0) if key is None else key] * len(scenes))
-        encoded = [prompts.encode_scene(self.config, self.templates, s) for s in scenes]
+        keys = jnp.stack(self._keys(key, len(scenes)))
+        names = ["scene"] if single else [f"scene {i}" for i in range(len(scenes))]
+        encoded = [
+            prompts.encode_scene(self.config, self.templates, s, where=name)
+            for s, name in zip(scenes, names, strict=True)
+        ]
         prompt = prompts.batch(self.config, encoded, self._bucket(encoded))
         prefix = prefill(self.config.model, self.weights, prompt)
         nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
@@ -173,6 +177,15 @@ class Policy:
     def _rules(self, decoder: str, max_new_tokens: int):
         rules = self.config.grammar(decoder, max_new_tokens)
         return rules, rules.length if rules.strict else max_new_tokens
+
+    @staticmethod
+    def _keys(key, scenes: int) -> list:
+        """One key a scene: the one given for all, or those of a list."""
+        if not isinstance(key, (list, tuple)):
+            return [jax.random.key(0) if key is None else key] * scenes
+        if len(key) != scenes:
+            raise ValueError(f"plan: {len(key)} keys for {scenes} scenes")
+        return list(key)
 
     def _bucket(self, encoded) -> int:
         longest = max(len(e.template.ids) for e in encoded)
