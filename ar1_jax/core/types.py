@@ -55,7 +55,7 @@ class Plan:
     trajectory_xyz: float32 [K, 64, 3] m; trajectory_rot: float32 [K, 64, 3, 3]; controls: float32 [K, A, 2] m/s²,
     1/m; actions: the same, normalised as the checkpoint does. reasoning: K strings. token_ids: int32 [K, n] padded
     after the end, log_prob: float32 [K, n] (0 in the padding), lengths: int32 [K], complete: bool [K], True where
-    the reasoning ended by itself within the limit.
+    the reasoning ended by itself within the limit. rounds: how often the decoder ran to draw the reasonings.
     """
 
     trajectory_xyz: np.ndarray
@@ -67,6 +67,7 @@ class Plan:
     log_prob: np.ndarray
     lengths: np.ndarray
     complete: np.ndarray
+    rounds: int = flax.struct.field(pytree_node=False, default=0)
 
     def influence(self, other: "Plan") -> float:
         """How far the ways move when this plan's reasoning is replaced by `other`'s, in units of their own spread.

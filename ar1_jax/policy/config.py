@@ -41,8 +41,10 @@ class PolicyConfig:
         """Does a grammar bind the whole completion (our own models), or only forbid trajectory ids (the releases)?"""
         return self.reasoning > 0
 
-    def grammar(self, decoder: str = "flow", limit: int = 256) -> Grammar:
-        """The grammar of completions for decoder "flow" (ends at the trigger) or "tokens" (with action ids)."""
+    def grammar(self, decoder: str = "flow", room: int = 256) -> Grammar:
+        """The grammar of completions for decoder "flow" (ends at the trigger) or "tokens" (with action ids).
+
+        room: ids that a completion of a release may have before its actions; our own models bring their limit."""
         ids, bins = self.ids, 0 if self.future is None else self.future.num_bins
         if decoder not in ("flow", "tokens"):
             raise ValueError(f"decoder={decoder!r} is not one of flow, tokens")
@@ -59,7 +61,7 @@ class PolicyConfig:
             words=words, cot_end=ids.cot_end, trigger=ids.future_start, future_end=ids.future_end,
             end_of_turn=ids.end_of_turn, pad=ids.pad, actions=(first, second),
             controls=self.unicycle.n_waypoints if decoder == "tokens" else 0,
-            reasoning=min(limit, self.reasoning) if self.strict else limit - 2, strict=self.strict,
+            reasoning=self.reasoning if self.strict else room - 2, strict=self.strict,
         )  # fmt: skip
 
 

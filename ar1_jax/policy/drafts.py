@@ -11,6 +11,7 @@ earlier text, W guesses a round, N = W + 1, D width, V vocabulary.
 """
 
 import functools
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -37,17 +38,16 @@ class Draft:
     place: jax.Array
 
 
-def of_completions(ids, lengths, length: int) -> Draft:
-    """Earlier completions ids int [B, G, n], lengths [B, G] -> Draft of G rows of L = `length` ids a scene."""
-    ids, lengths = np.asarray(ids), np.asarray(lengths)
-    batch, group, size = ids.shape
-    text = np.full((batch, group, length), NOTHING, np.int32)
-    kept = min(size, length)
-    live = np.arange(kept) < lengths[..., None]
-    text[..., :kept] = np.where(live, ids[..., :kept], NOTHING)
-    return Draft(
-        jnp.asarray(text.reshape(batch, -1)), jnp.asarray(np.tile(np.arange(length), group), jnp.int32)
-    )
+def of_completions(completions: Sequence[tuple], length: int) -> Draft:
+    """Earlier completions, (ids int [G, n], lengths [G]) a scene, as G rows of L = `length` ids; on the host."""
+    group = max(len(lengths) for _, lengths in completions)
+    text = np.full((len(completions), group, length), NOTHING, np.int32)
+    for scene, (ids, lengths) in zip(text, completions, strict=True):
+        ids = np.asarray(ids)[:, :length]
+        live = np.arange(ids.shape[1]) < np.asarray(lengths)[:, None]
+        scene[: len(ids), : ids.shape[1]] = np.where(live, ids, NOTHING)
+    place = np.tile(np.arange(length, dtype=np.int32), group)
+    return Draft(jnp.asarray(text.reshape(len(text), -1)), jnp.asarray(place))
 
 
 def of_prompt(prompt: alpamayo.Prompt) -> Draft:

@@ -19,11 +19,12 @@ from ar1_jax.core.types import Answer, Plan, Scene
 from ar1_jax.models import alpamayo, expert
 from ar1_jax.models import grammar as grammars
 from ar1_jax.models.decoder import Past
-from ar1_jax.policy import decoding, prompts, sampling
+from ar1_jax.policy import decoding, drafts, prompts, sampling
 from ar1_jax.policy.config import PolicyConfig
 from ar1_jax.text.vocabulary import Vocabulary, between
 
 BUCKET = 32  # prompt lengths are padded up to a multiple of this
+ROOM = 64  # and the room of a released policy's completions to a multiple of this
 
 prefill = jax.jit(alpamayo.prefill, static_argnames=("config",))
 
@@ -97,14 +98,17 @@ class Policy:
         self, scene: Scene | Sequence[Scene], samples: int = 6, key=None, temperature: float = 0.6,
         top_p: float | None = 0.98, top_k: int | None = None, max_new_tokens: int = 256, decoder: str = "flow",
         flow_steps: int = 10, integrator: str = "euler", guidance: float | None = None, reasoning: str | None = None,
-        noise=None,
+        noise=None, draft: Plan | Sequence[Plan] | str | None = None, draft_width: int = 8,
     ):  # fmt: skip
         """K = `samples` reasonings and trajectories of one scene (a Plan) or of several (a list of Plans).
 
         key: a jax random key (or a list, one a scene), needed where anything is drawn (temperature > 0, or no noise for
         the flow). decoder: "flow" (expert) or "tokens" (discrete actions). guidance: weight w of route guidance.
         reasoning: this text instead of a sampled one. noise: float32 [K, A, 2] (or one a scene) where the flow starts.
-        Errors: SceneError with all that is wrong with a scene, ValueError for settings that contradict each other.
+        draft: what the reasonings probably say, to draw them in fewer calls of the decoder: the plan of the previous
+        frame (one a scene), or "ngram" for what the prompt and the reasoning itself have said; draft_width ids are
+        guessed at once. The result is the same with any draft, up to rounding (policy/drafts.py). Errors: SceneError
+        with all that is wrong with a scene, ValueError for settings that contradict each other.
         """
         single = isinstance(scene, Scene)
         scenes = [scene] if single else list(scene)
@@ -122,7 +126,13 @@ class Policy:
         prompt = prompts.batch(self.config, encoded, self._bucket(encoded))
         prefix = prefill(self.config.model, self.weights, prompt)
         nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
-        done = sampling.sample(
+        text = self._draft(draft, draft_width, prompt, len(scenes), length)
+        draw = (
+            sampling.sample
+            if text is None
+            else functools.partial(drafts.sample, draft=text, width=draft_width)
+        )
+        done = draw(
             self.config.model, rules, self.weights, prefix, keys, samples=samples, length=length,
             temperature=1.0 if greedy else temperature, greedy=greedy, top_k=top_k, top_p=nucleus,
             forced=self._forced(reasoning, length), limit=max_new_tokens,
@@ -161,8 +171,8 @@ class Policy:
         rules = grammars.Grammar((0, ids.size), -1, -1, -1, ids.end_of_turn, ids.pad, strict=False)
         done = sampling.sample(
             self.config.model, rules, self.weights, prefix, jnp.stack([jax.random.key(0) if key is None else key]),
-            samples=1, length=max_new_tokens, temperature=1.0 if greedy else temperature, greedy=greedy,
-            top_p=None if greedy else top_p,
+            samples=1, length=_padded(max_new_tokens, ROOM), temperature=1.0 if greedy else temperature, greedy=greedy,
+            top_p=None if greedy else top_p, limit=max_new_tokens,
         )  # fmt: skip
         token_ids = np.asarray(done.ids)[0, :, : int(done.lengths[0, 0])]
         text = between(self.vocabulary.decode(token_ids[0]), "answer")
@@ -175,8 +185,26 @@ class Policy:
         loading.save(self, pathlib.Path(folder), extra or {})
 
     def _rules(self, decoder: str, max_new_tokens: int):
-        rules = self.config.grammar(decoder, max_new_tokens)
-        return rules, rules.length if rules.strict else max_new_tokens
+        """Grammar and room of completions, the same for every limit up to the room: a limit compiles nothing."""
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: at least one is needed")
+        room = _padded(max_new_tokens, ROOM)
+        rules = self.config.grammar(decoder, room)
+        return rules, rules.length if rules.strict else room
+
+    def _draft(self, draft, width: int, prompt, scenes: int, length: int) -> drafts.Draft | None:
+        if draft is None:
+            return None
+        if width < 1:
+            raise ValueError(f"draft_width={width}: at least one id is guessed")
+        if isinstance(draft, str) and draft == "ngram":
+            return drafts.of_prompt(prompt)
+        plans = [draft] if isinstance(draft, Plan) else draft
+        if isinstance(draft, str) or len(plans) != scenes or not all(isinstance(p, Plan) for p in plans):
+            raise ValueError(
+                f'draft: "ngram" or one Plan for each of {scenes} scenes was expected, got {draft!r:.60}'
+            )
+        return drafts.of_completions([(plan.token_ids, plan.lengths) for plan in plans], length)
 
     @staticmethod
     def _keys(key, scenes: int) -> list:
@@ -188,8 +216,7 @@ class Policy:
         return list(key)
 
     def _bucket(self, encoded) -> int:
-        longest = max(len(e.template.ids) for e in encoded)
-        return -(-longest // BUCKET) * BUCKET
+        return _padded(max(len(e.template.ids) for e in encoded), BUCKET)
 
     def _forced(self, reasoning: str | None, length: int):
         if reasoning is None:
@@ -227,20 +254,33 @@ class Policy:
 
     def _plans(self, done, rules, normal, xyz, rot) -> list[Plan]:
         host = jax.device_get((done.ids, done.log_prob, done.lengths, done.complete, normal, xyz, rot))
-        plans = []
+        plans, cut, rounds = [], ~host[3], int(done.rounds)
+        if cut.any():
+            said = "%d of %d reasonings did not end by themselves"
+            logging.getLogger(__name__).warning(said, cut.sum(), cut.size)
         for ids, log_prob, lengths, complete, action, path, turn in zip(*host, strict=True):
             n = int(lengths.max())
-            if not complete.all():
-                logging.getLogger(__name__).warning("%d of %d reasonings did not end by themselves", (~complete).sum(),
-                                                    len(complete))  # fmt: skip
             texts = decoding.reasonings(self.config, self.vocabulary, ids)
             controls = np.asarray(actions.controls_of(action, self.config.unicycle))
             plans.append(
                 Plan(
-                    path, turn, controls, action, tuple(texts), ids[:, :n], log_prob[:, :n], lengths, complete
+                    path,
+                    turn,
+                    controls,
+                    action,
+                    tuple(texts),
+                    ids[:, :n],
+                    log_prob[:, :n],
+                    lengths,
+                    complete,
+                    rounds,
                 )
             )
         return plans
+
+
+def _padded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def trigger_state(rules: grammars.Grammar, prefix, done: sampling.Completions):
