@@ -18,7 +18,7 @@ from ar1_jax.figures import groups, overlay
 
 WIDTH, MARGIN, GAP, DPI = 1440, 48, 16, 144
 TEXT, SMALL = 8.0, 6.8  # points; 16 and 14 pixels here, 14 and 12 where the picture is shown 1280 wide
-STRIP_HEIGHT = 400  # at most, where one camera could be enlarged without end
+STRIP_HEIGHT, LOOK_HEIGHT = 400, 560  # at most, where one camera could be enlarged without end
 VIEW_HEIGHT = (240, 560)
 REASON_LINES = 8  # a longer text is cut here; the whole text is the caller's to keep
 LINE = 24
@@ -70,7 +70,7 @@ def render(
     heights = {
         "title": 40 if title else 8,
         "strip": strip + 46,
-        "looks": strip_scale([large[i] for i in looks])[1] + 76 if looks else 0,
+        "looks": strip_scale([large[i] for i in looks], LOOK_HEIGHT)[1] + 76 if looks else 0,
         "view": view_height(window) + 84,
         "text": max(200, sum(len(b) * LINE + 14 for b in blocks) + 20),
     }
@@ -120,12 +120,13 @@ def latest_frames(images: Any) -> list[np.ndarray]:
     return [frame[-1] if frame.ndim == 4 else frame for frame in map(np.asarray, images)]
 
 
-def strip_scale(frames: Sequence[np.ndarray]) -> tuple[int, int]:
-    """(whole factor of enlargement, or 0 where the strip must shrink; height of the strip in pixels)."""
+def strip_scale(frames: Sequence[np.ndarray], limit: int = STRIP_HEIGHT) -> tuple[float, int]:
+    """(factor of enlargement: a whole one, or below 1 where the strip must shrink; height of the strip in pixels)."""
     height, width = max(f.shape[0] for f in frames), max(f.shape[1] for f in frames)
     room = (WIDTH - 2 * MARGIN - GAP * (len(frames) - 1)) / len(frames)
-    scale = int(min(room // width, STRIP_HEIGHT // height))
-    return scale, height * scale if scale else round(min(height * room / width, STRIP_HEIGHT))
+    scale = min(room / width, limit / height)
+    scale = int(scale) if scale >= 1 else scale
+    return scale, round(height * scale)
 
 
 def view_window(history_xyz, trajectories, truth) -> tuple[float, float, float, float]:
@@ -170,23 +171,20 @@ def write(figure, left: float, top: float, text: str, size: float = TEXT, **styl
     figure.text(left / WIDTH, 1 - top / total, text, fontsize=size, **style)
 
 
-def draw_strip(figure, top: float, frames, names, scale: int, plain: bool = False) -> list:
+def draw_strip(figure, top: float, frames, names, scale: float, plain: bool = False) -> list:
     """The cameras side by side, each labelled with its name and, unless plain, its size; returns their axes."""
-    boxes, room = [], (WIDTH - 2 * MARGIN - GAP * (len(frames) - 1)) / len(frames)
-    for index, (frame, name) in enumerate(zip(frames, names, strict=True)):
+    boxes, left = [], MARGIN
+    for frame, name in zip(frames, names, strict=True):
         height, width = frame.shape[:2]
-        shown = (width * scale, height * scale) if scale else (room, height * room / width)
-        step = (width * scale if scale else room) + GAP
-        box = axes(figure, MARGIN + index * step, top + 24, *shown)
-        box.imshow(frame, interpolation="nearest" if scale else "antialiased", aspect="auto")
+        box = axes(figure, left, top + 24, width * scale, height * scale)
+        box.imshow(frame, interpolation="nearest" if scale >= 1 else "antialiased", aspect="auto")
         box.set_axis_off()
         boxes.append(box)
-        write(figure, MARGIN + index * step, top, name, weight="normal" if plain else "bold")
-        if plain:
-            continue
-        factor = f"×{scale}" if scale else "shrunk"
-        size = f"{width}×{height} px, {factor}"
-        write(figure, MARGIN + index * step + shown[0], top + 2, size, size=SMALL, color=MUTED, ha="right")
+        write(figure, left, top, name, weight="normal" if plain else "bold")
+        if not plain:
+            size = f"{width}×{height} px, " + (f"×{scale}" if scale >= 1 else "shrunk")
+            write(figure, left + width * scale, top + 2, size, size=SMALL, color=MUTED, ha="right")
+        left += width * scale + GAP
     return boxes
 
 
@@ -195,7 +193,7 @@ def draw_looks(figure, top: float, shown, trajectories, rotations, kinds, truth)
     title = f"Where it would drive: bands of {overlay.BAND} m on the ground, a dot each second"
     write(figure, MARGIN, top, title, weight="bold")
     frames, names, calibration = zip(*shown, strict=True)
-    boxes = draw_strip(figure, top + 30, frames, names, strip_scale(frames)[0], plain=True)
+    boxes = draw_strip(figure, top + 30, frames, names, strip_scale(frames, LOOK_HEIGHT)[0], plain=True)
     for box, frame, camera in zip(boxes, frames, calibration, strict=True):
         overlay.draw(box, camera, frame.shape[:2], trajectories, rotations, kinds, truth)
 

@@ -39,6 +39,19 @@ def test_shows_the_very_pixels_of_the_last_frame_enlarged_by_a_whole_factor():
     assert min(near) == 0
 
 
+@pytest.mark.parametrize("size", [(874, 1164), (900, 1600), (370, 1226), (2000, 300)])
+def test_large_pictures_shrink_into_their_row(size):
+    """Both ways at once: nothing of a picture reaches into the next row, and its shape stays."""
+    frames = [np.zeros((*size, 3), np.uint8)] * 2
+    scale, height = plan.strip_scale(frames)
+    assert height <= plan.STRIP_HEIGHT and 2 * size[1] * scale + plan.GAP <= plan.WIDTH - 2 * plan.MARGIN + 1
+    figure = plan.new_figure(1000)
+    for box in plan.draw_strip(figure, 50, frames, ["a", "b"], scale):
+        shown = box.get_position()
+        assert shown.height * 1000 <= height + 1
+        np.testing.assert_allclose(shown.height * 1000 / (shown.width * 1440), size[0] / size[1], rtol=1e-3)
+
+
 def test_is_1440_wide_and_whole(tmp_path):
     png = plan.render(*ARGS, path=tmp_path / "plan.png", title="scene", truth=BENT)
     assert (tmp_path / "plan.png").read_bytes() == png
