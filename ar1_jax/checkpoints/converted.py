@@ -1,6 +1,6 @@
 """Our own form of a Hugging Face folder: parameters by orbax, all else as it was, and a record of the way back.
 
-    FOLDER/params/              our parameter tree, sharded as it was saved, by orbax, in the dtypes of the source
+    FOLDER/params/              our parameter tree, cut as it was saved, by orbax, in the dtypes of the source
            buffers.safetensors  Alpamayo 1's stored constants, where there are any
            converted.json       the source's safetensors headers and index as they stood; bare: names without `vlm.`
            config.json vlm/ ... the source's other files, byte for byte
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from ar1_jax.checkpoints import huggingface, runs, tensor_files
+from ar1_jax.checkpoints import huggingface, orbax_leaves, runs, tensor_files
 from ar1_jax.core import errors, trees
 
 RECORD, BUFFERS, PARAMS = "converted.json", "buffers.safetensors", "params"
@@ -28,23 +28,30 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def write(
-    staging: pathlib.Path, params, buffers: dict[str, np.ndarray], headers: dict[str, tensor_files.Header],
-    index: str, bare: bool,
+    staging: pathlib.Path, leaves: dict[str, orbax_leaves.Later], buffers: dict[str, np.ndarray],
+    headers: dict[str, tensor_files.Header], index: str, bare: bool,
 ) -> None:  # fmt: skip
-    """Fills a new folder that already holds the files to keep; params: arrays, sharded or not.
+    """Fills a new folder that already holds the files to keep; leaves: by path, made one after the other.
 
-    headers, index: the layout that a way back to safetensors takes. CheckpointError where orbax cannot write."""
-    record = {"version": 1, "bare": bare, "index": index, "headers": {f: h.text for f, h in headers.items()}}
-    (staging / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    if buffers:
-        safetensors.numpy.save_file(buffers, staging / BUFFERS, metadata={"format": "pt"})
+    headers, index: the layout that a way back to safetensors takes. Call it in every process. CheckpointError where
+    orbax cannot write."""
     try:
-        runs.write_arrays(staging / PARAMS, params)
-    except OSError:
+        orbax_leaves.write(staging / PARAMS, leaves)
+    except (OSError, errors.CheckpointError):
         raise
     except Exception as error:  # orbax wraps what the disk says in errors of its own
         raise errors.CheckpointError(f"{staging / PARAMS}: cannot be written: {error}") from error
-    runs.write_manifest(staging)
+    if jax.process_index() == 0:
+        record = {
+            "version": 1,
+            "bare": bare,
+            "index": index,
+            "headers": {f: h.text for f, h in headers.items()},
+        }
+        (staging / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if buffers:
+            safetensors.numpy.save_file(buffers, staging / BUFFERS, metadata={"format": "pt"})
+        runs.write_manifest(staging)
 
 
 def record(folder: pathlib.Path) -> tuple[dict[str, tensor_files.Header], str, bool]:
@@ -67,39 +74,66 @@ def buffers(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return {name: reader.rows(name) for name in header.entries}
 
 
-def read(folder: pathlib.Path, shapes, dtype=None, shardings=None):
+def read(folder: pathlib.Path, shapes, dtype=None, shardings=None, verified: bool = False):
     """The parameters in the layout of `shapes`: NumPy arrays, or jax.Arrays where `shardings` (a tree) is given.
 
-    shapes: the saved tree, or some of its top-level parts. dtype: of all leaves, None as stored. CheckpointError where
-    a file is torn or names or shapes differ."""
-    import orbax.checkpoint as ocp
+    shapes: the saved tree, or some of its top-level parts. dtype: of all leaves, None as stored. verified: checksums
+    were compared before. CheckpointError where a file is torn or names or shapes differ."""
+    if not verified:
+        runs.verify(pathlib.Path(folder).absolute())
+    with Leaves(folder, shapes, dtype) as leaves:
+        if shardings is None:
+            return trees.map_with_path(lambda path, shape: leaves.read(path, shape.shape), shapes)
+        return trees.map_with_path(
+            lambda path, shape, where: leaves.read(path, shape.shape, where), shapes, shardings
+        )
 
-    folder = pathlib.Path(folder).absolute()
-    runs.verify(folder)
-    placed = {} if shardings is None else trees.flatten(shardings)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = reader.metadata(folder / PARAMS).item_metadata.tree
+
+class Leaves:
+    """The saved parameters leaf by leaf, by path, through orbax; CheckpointError where names or shapes differ.
+
+    shapes: the saved tree, or some of its top-level parts; dtype: of all, None as stored."""
+
+    def __init__(self, folder: pathlib.Path, shapes, dtype=None):
+        import orbax.checkpoint as ocp
+
+        self.place = pathlib.Path(folder).absolute() / PARAMS
+        self.handler = ocp.PyTreeCheckpointHandler()  # no Checkpointer: processes may read different leaves
+        saved = self.handler.metadata(self.place).tree
         found = trees.flatten({part: saved[part] for part in shapes if part in saved})
         wanted = {
             path: jax.ShapeDtypeStruct(leaf.shape, found[path].dtype if path in found else leaf.dtype)
             for path, leaf in trees.flatten(shapes).items()
         }
-        errors.raise_all(trees.differences(found, wanted), str(folder / PARAMS), errors.CheckpointError)
-        orders = {}
-        for path, leaf in wanted.items():
-            kind = np.dtype(dtype or leaf.dtype)
-            if path in placed:
-                orders[path] = ocp.ArrayRestoreArgs(
-                    sharding=placed[path], global_shape=leaf.shape, dtype=kind
-                )
-            else:
-                orders[path] = ocp.RestoreArgs(restore_type=np.ndarray, dtype=kind)
-        order = ocp.args.PyTreeRestore(
-            item=trees.nest(wanted), restore_args=trees.nest(orders), partial_restore=True
+        errors.raise_all(trees.differences(found, wanted), str(self.place), errors.CheckpointError)
+        self.dtypes = {path: np.dtype(dtype or leaf.dtype) for path, leaf in wanted.items()}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handler.close()
+
+    def read(self, path: str, shape: tuple[int, ...], sharding=None, out: np.ndarray | None = None):
+        """A NumPy array, `out` where it is given; with a sharding a jax.Array."""
+        import orbax.checkpoint as ocp
+
+        kind = self.dtypes[path]
+        order = ocp.RestoreArgs(restore_type=np.ndarray, dtype=kind)
+        if sharding is not None:
+            order = ocp.ArrayRestoreArgs(sharding=sharding, global_shape=shape, dtype=kind)
+        args = ocp.args.PyTreeRestore(
+            item=trees.nest({path: jax.ShapeDtypeStruct(shape, kind)}),
+            restore_args=trees.nest({path: order}),
+            partial_restore=True,
         )
         try:
-            return reader.restore(folder / PARAMS, args=order)
+            leaf = trees.flatten(self.handler.restore(self.place, args=args))[path]
         except Exception as error:
             raise errors.CheckpointError(
-                f"{folder / PARAMS}: cannot be read although its checksums hold ({error})"
+                f"{self.place}: {path} cannot be read although its checksums hold ({error})"
             ) from error
+        if out is None:
+            return leaf
+        out[...] = leaf
+        return out

@@ -6,6 +6,9 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+import jax
+
+from ar1_jax.checkpoints import runs
 from ar1_jax.core import errors
 
 
@@ -26,25 +29,38 @@ def problems(target: pathlib.Path, needed: int = 0, source: pathlib.Path | None 
 
 @contextlib.contextmanager
 def new(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill that becomes `target` where the block ends well; else nothing remains.
+    """A folder to fill that becomes `target` where the block ends well; else nothing remains. Call it in every process.
 
     CheckpointError where the target is not empty or writing fails (OSError, and what orbax makes of one)."""
-    target = pathlib.Path(target).absolute()
+    target, first = pathlib.Path(target).absolute(), jax.process_index() == 0
     errors.raise_all(problems(target), "target", errors.CheckpointError)
-    staging = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    owner = "all" if jax.process_count() > 1 else os.getpid()
+    staging = target.with_name(f".{target.name}.writing-{owner}")
     try:
-        staging.mkdir(parents=True)
+        if first:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        runs.barrier("made")
         yield staging
-        for path in [*staging.rglob("*"), staging]:
-            sync(path)
-        if target.exists():
-            target.rmdir()
-        staging.rename(target)
-        sync(target.parent)
+        runs.barrier("filled")
+        if first:
+            publish(staging, target)
+        runs.barrier("published")
     except OSError as error:
         raise errors.CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if first:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a filled folder its name, once it is on disk; the target is empty or absent."""
+    for path in [*staging.rglob("*"), staging]:
+        sync(path)
+    if target.exists():
+        target.rmdir()
+    staging.rename(target)
+    sync(target.parent)
 
 
 def sync(path: pathlib.Path) -> None:

@@ -157,40 +157,59 @@ def read(
     """
     problems = [] if checked else check(found, wanted, keep_dtypes=dtype is None)
     errors.raise_all(problems, str(found.folder), errors.CheckpointError)
-    parts: dict[str, list] = {}
-    for name, (row, layer, _) in wanted.items():
-        parts.setdefault(row.path, []).append((name, row.transform, layer))
-    with found.reader() as reader:
-
-        def leaf(path: str, shape, sharding=None):
-            name, _, _ = parts[path][0]
-            kind = tensor_files.DTYPES[found.entries[name].dtype] if dtype is None else np.dtype(dtype)
-            make = lambda index: _fill(reader, parts[path], index, kind)
-            if sharding is None:
-                return finish(make([range(n) for n in shape.shape]))
-            return _place(shape.shape, sharding, make)
-
-        return trees.map_with_path(leaf, shapes, *([] if shardings is None else [shardings]))
+    with Leaves(found, wanted, dtype) as leaves:
+        if shardings is None:
+            return trees.map_with_path(lambda path, shape: finish(leaves.read(path, shape.shape)), shapes)
+        return trees.map_with_path(
+            lambda path, shape, where: leaves.read(path, shape.shape, where), shapes, shardings
+        )
 
 
-def _fill(reader, parts, index: list[range], dtype) -> np.ndarray:
-    """Part `index` (a range for each axis) of the leaf made of the tensors `parts`: (name, transform, layer)."""
-    out = np.empty([len(r) for r in index], dtype)
-    for name, transform, layer in parts:
-        if layer is None:
-            target, inner = out, index
-        elif layer in index[0]:
-            target, inner = out[layer - index[0].start], index[1:]
-        else:
-            continue
-        rows = inner[0] if transform == "same" else inner[1]
-        others = inner[1:] if transform == "same" else inner[:1]
-        columns = tuple(slice(r.start, r.stop) for r in others)
-        for first in range(rows.start, rows.stop, tensor_files.BLOCK_ROWS):
-            block = reader.rows(name, first, min(first + tensor_files.BLOCK_ROWS, rows.stop))
-            pair = (target, block) if block.dtype != dtype else (names.words(target), names.words(block))
-            names.put_rows(*pair, transform, first - rows.start, columns)
-    return out
+class Leaves:
+    """The parameters of a folder leaf by leaf, by our path; use it with `with`. dtype: of all, None as stored."""
+
+    def __init__(self, found: Weights, wanted: Wanted, dtype=None):
+        self.reader, self.parts = found.reader(), {}
+        for name, (row, layer, _) in wanted.items():
+            self.parts.setdefault(row.path, []).append((name, row.transform, layer))
+        stored = {path: found.entries[parts[0][0]].dtype for path, parts in self.parts.items()}
+        self.dtypes = {
+            path: tensor_files.DTYPES[code] if dtype is None else np.dtype(dtype)
+            for path, code in stored.items()
+        }
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.reader.close()
+
+    def read(self, path: str, shape: tuple[int, ...], sharding=None, out: np.ndarray | None = None):
+        """A NumPy array, `out` where it is given; with a sharding a jax.Array of which only our parts are read."""
+        if sharding is not None:
+            make = lambda index: self._fill(path, index, np.empty([len(r) for r in index], self.dtypes[path]))
+            return _place(shape, sharding, make)
+        out = np.empty(shape, self.dtypes[path]) if out is None else out
+        return self._fill(path, [range(n) for n in shape], out)
+
+    def _fill(self, path: str, index: list[range], out: np.ndarray) -> np.ndarray:
+        """Part `index` (a range for each axis) of a leaf, into `out`."""
+        for name, transform, layer in self.parts[path]:
+            if layer is None:
+                target, inner = out, index
+            elif layer in index[0]:
+                target, inner = out[layer - index[0].start], index[1:]
+            else:
+                continue
+            rows = inner[0] if transform == "same" else inner[1]
+            others = inner[1:] if transform == "same" else inner[:1]
+            columns = tuple(slice(r.start, r.stop) for r in others)
+            for first in range(rows.start, rows.stop, tensor_files.BLOCK_ROWS):
+                block = self.reader.rows(name, first, min(first + tensor_files.BLOCK_ROWS, rows.stop))
+                same = block.dtype == out.dtype
+                pair = (names.words(target), names.words(block)) if same else (target, block)
+                names.put_rows(*pair, transform, first - rows.start, columns)
+        return out
 
 
 def _place(shape, sharding, make) -> jax.Array:
@@ -277,6 +296,37 @@ def write(
         for name, text in texts.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_text(text, encoding="utf-8")
+
+
+def write_leaves(
+    folder: pathlib.Path, layout: dict[str, tensor_files.Header], index: str, wanted: Wanted, shapes, leaves,
+    others: dict[str, np.ndarray],
+) -> None:  # fmt: skip
+    """The weight files of a folder from parameters that are read leaf by leaf, one in memory at a time.
+
+    shapes: the parameter tree; leaves.read(path, shape) -> NumPy array in the layout's dtype; others: the tensors
+    that are no parameters, by name. Leaves without a tensor in `layout` are not read. OSError as it comes."""
+    places = [folder / file for file in layout]
+    with tensor_files.Writer(dict(zip(places, layout.values(), strict=True))) as writer:
+        parts: dict[str, list] = {}
+        for name in writer.places:
+            if name in others:
+                writer.put(name, [others[name]])
+            else:
+                row, layer, _ = wanted[name]
+                parts.setdefault(row.path, []).append((name, row.transform, layer))
+        for path, shape in trees.flatten(shapes).items():
+            if path in parts:
+                _put_leaf(writer, leaves.read(path, shape.shape), parts[path])
+    if index:
+        (folder / INDEX).write_text(index, encoding="utf-8")
+
+
+def _put_leaf(writer: tensor_files.Writer, leaf: np.ndarray, parts: list) -> None:
+    """The tensors (name, transform, layer) that a leaf is made of."""
+    for name, transform, layer in parts:
+        x = leaf if layer is None else leaf[layer]
+        writer.put(name, names.their_blocks(x, transform, tensor_files.BLOCK_ROWS))
 
 
 def num_bytes(layout: dict[str, tensor_files.Header]) -> int:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+STRIP = 16  # rows that are transposed at once: their narrow columns stay in the cache (measured, twice as fast as 256)
 BUFFERS = re.compile(r"action_space\.\w+|action_in_proj\.(sinus\.\d+|timestep_fourier_encoder)\.freqs")
 
 
@@ -119,9 +120,16 @@ def their_blocks(x: np.ndarray, transform: str, rows: int) -> Iterator[np.ndarra
     if x.ndim == 0:
         yield x
         return
-    moved = words(x) if transform == "same" else words(x).T
-    for first in range(0, len(moved), rows):
-        yield np.ascontiguousarray(moved[first : first + rows]).view(x.dtype)
+    if transform == "same":
+        for first in range(0, len(x), rows):
+            yield x[first : first + rows]
+        return
+    source = words(x)
+    for first in range(0, x.shape[1], rows):
+        part = source[:, first : first + rows]
+        block = np.empty(part.shape[::-1], part.dtype)
+        transpose(block, part)
+        yield block.view(x.dtype)
 
 
 def put_rows(
@@ -133,7 +141,13 @@ def put_rows(
     if transform == "same":
         target[first : first + len(block)] = block[(slice(None), *columns)]
     else:
-        target[:, first : first + len(block)] = block.reshape(len(block), -1)[:, columns[0]].T
+        transpose(target[:, first : first + len(block)], block.reshape(len(block), -1)[:, columns[0]])
+
+
+def transpose(target: np.ndarray, source: np.ndarray) -> None:
+    """target[j, i] = source[i, j] for matrices, strip by strip."""
+    for first in range(0, len(source), STRIP):
+        target[:, first : first + STRIP] = source[first : first + STRIP].T
 
 
 def words(x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ spaces, then the raw data (inference.md section 1.4). Headers are checked by the
 map the file, so that memory holds only what was asked for. Not here: names and folders (huggingface.py).
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -134,21 +135,51 @@ class Reader:
             yield self.rows(name, first, min(first + step, entry.shape[0]))
 
 
+class Writer:
+    """Files of known headers, filled tensor by tensor in any order. files: {path: Header}; use it with `with`.
+
+    Leaving it well raises ValueError where a tensor was not written. OSError where a file cannot be."""
+
+    def __init__(self, files: dict[pathlib.Path, Header]):
+        self.places = {name: (path, header) for path, header in files.items() for name in header.entries}
+        self.left, self.streams = set(self.places), {}
+        with contextlib.ExitStack() as opened:
+            for path, header in files.items():
+                stream = self.streams[path] = opened.enter_context(open(path, "wb"))
+                text = header.text.encode()
+                stream.write(struct.pack("<Q", len(text)) + text)
+                stream.truncate(header.size)
+            self.opened = opened.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.opened.close()
+        if kind is None and self.left:
+            raise ValueError(f"tensors without data: {', '.join(sorted(self.left)[:10])}")
+
+    def put(self, name: str, blocks: Iterable[np.ndarray]) -> None:
+        """A tensor's data in order and in the header's dtype; ValueError where blocks and header disagree."""
+        path, header = self.places[name]
+        entry, stream, written = header.entries[name], self.streams[path], 0
+        stream.seek(header.start + entry.begin)
+        for block in blocks:
+            if CODES[block.dtype] != entry.dtype:
+                raise ValueError(f"{name}: {block.dtype} given, {entry.dtype} announced")
+            written += stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        if written != entry.end - entry.begin:
+            raise ValueError(f"{name}: {written} bytes given, {entry.end - entry.begin} announced")
+        self.left.remove(name)
+
+
 def write(path: pathlib.Path, header: Header, blocks: Callable[[str], Iterable[np.ndarray]]) -> None:
     """Writes a file tensor by tensor; blocks(name) yields a tensor's data in order, in the header's dtype.
 
     OSError where the file cannot be written, ValueError where blocks and header disagree."""
-    with open(path, "wb") as stream:
-        text = header.text.encode()
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for name, entry in sorted(header.entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-            written = 0
-            for block in blocks(name):
-                if CODES[block.dtype] != entry.dtype:
-                    raise ValueError(f"{name}: {block.dtype} given, {entry.dtype} announced")
-                written += stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
-            if written != entry.end - entry.begin:
-                raise ValueError(f"{name}: {written} bytes given, {entry.end - entry.begin} announced")
+    with Writer({path: header}) as writer:
+        for name, _ in sorted(header.entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+            writer.put(name, blocks(name))
 
 
 def plan(tensors: Sequence[tuple[str, str, tuple[int, ...]]], limit: int = SHARD_BYTES) -> dict[str, Header]:

@@ -6,8 +6,11 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
+import jax
+import numpy as np
+
 from ar1_jax.checkpoints import converted, huggingface, layouts, runs, tensor_files
-from ar1_jax.core import errors
+from ar1_jax.core import errors, trees
 from ar1_jax.models.config import ModelConfig
 from ar1_jax.policy import config as configs
 from ar1_jax.policy import loading, sizes
@@ -21,7 +24,7 @@ class Source:
     family: its model_type; raw, vlm: config.json of the policy and of its vision-language part (the same for a base
     model); place: folder of the latter's files within ours ("" for a base model). headers, index: how its tensors lie
     in safetensors, None for a run. weights: the files, None unless Hugging Face. read(shapes, dtype, shardings): its
-    parameters, all or those of a part of the tree.
+    parameters, all or those of a part of the tree; stream(shapes, dtype): the same leaf by leaf, None for a run.
     """
 
     folder: pathlib.Path
@@ -37,11 +40,42 @@ class Source:
     buffers: dict
     weights: huggingface.Weights | None
     read: Callable
+    stream: Callable | None = None
+
+    def leaves(self, shapes, dtype):
+        """A context in which `read(path, shape, sharding, out)` gives one parameter at a time; `dtypes` by path."""
+        if self.stream is None or self.headers is None:
+            return Held(self.read(shapes, dtype))
+        return self.stream(shapes, dtype)
 
     @property
     def bare(self) -> bool:
         """Does it name tensors as a plain Qwen3-VL folder, without the prefix `vlm.`?"""
         return self.family == layouts.BASE
+
+
+class Held:
+    """Parameters in memory, read like those of a folder."""
+
+    def __init__(self, params):
+        self.params = trees.flatten(params)
+        self.dtypes = {path: np.dtype(leaf.dtype) for path, leaf in self.params.items()}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.params = {}
+
+    def read(self, path: str, shape, sharding=None, out: np.ndarray | None = None):
+        """A NumPy array, `out` where it is given; with a sharding a jax.Array."""
+        leaf = self.params[path]
+        if sharding is not None:
+            return jax.device_put(leaf, sharding)
+        if out is None:
+            return np.asarray(leaf)
+        out[...] = leaf
+        return out
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -149,18 +183,25 @@ def _join(folder, raw: dict, found: dict, parts: dict) -> Source:
     weights = parts["weights"]
     if weights is None:
         stored = converted.buffers(folder)
-        read = lambda shapes, dtype=None, shardings=None: converted.read(folder, shapes, dtype, shardings)
+        stream = lambda shapes, dtype=None: converted.Leaves(folder, shapes, dtype)
+        read = lambda shapes, dtype=None, shardings=None: converted.read(
+            folder, shapes, dtype, shardings, verified=True
+        )
     else:
         stored = huggingface.buffers(weights)
 
-        def read(shapes, dtype=None, shardings=None):
+        def wanted(shapes):
             part = dataclasses.replace(found["model"], **({} if "expert" in shapes else {"expert": None}))
-            wanted = loading.wanted(part, _bare(raw))
-            return huggingface.read(weights, wanted, shapes, dtype, shardings, checked=True)
+            return loading.wanted(part, _bare(raw))
+
+        stream = lambda shapes, dtype=None: huggingface.Leaves(weights, wanted(shapes), dtype)
+        read = lambda shapes, dtype=None, shardings=None: huggingface.read(
+            weights, wanted(shapes), shapes, dtype, shardings, checked=True
+        )
 
     return Source(
         folder=folder, family=raw["model_type"], raw=raw, files=_others(folder, parts["headers"]), buffers=stored,
-        read=read, **found, **parts,
+        read=read, stream=stream, **found, **parts,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Prints what became what, how long it took and the licences of code and weights.
 """
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 import time
@@ -13,8 +14,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ar1_jax.checkpoints import converted, folders, huggingface, layouts, names, tensor_files
-from ar1_jax.core import errors, sharding
+from ar1_jax.checkpoints import (
+    converted,
+    folders,
+    huggingface,
+    layouts,
+    names,
+    orbax_leaves,
+    tensor_files,
+)
+from ar1_jax.core import errors, sharding, trees
 from ar1_jax.policy import loading, sources
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -39,13 +48,11 @@ def run(config) -> int:
     start = time.monotonic()
     source, target = prepare(config)
     with folders.new(pathlib.Path(config.target)) as staging:
-        copy(target.files, staging)
-        if config.format == "orbax":
-            to_orbax(config, source, target, staging)
-        else:
-            with Blocks(config, source, target) as blocks:
-                huggingface.write_weights(staging, target.headers, target.index, blocks)
-    report(config, source, target, time.monotonic() - start)
+        if jax.process_index() == 0:
+            copy(target.files, staging)
+        (to_orbax if config.format == "orbax" else to_huggingface)(config, source, target, staging)
+    if jax.process_index() == 0:
+        report(config, source, target, time.monotonic() - start)
     return errors.DONE
 
 
@@ -56,8 +63,6 @@ def prepare(config) -> tuple[sources.Source, Target]:
         errors.one_of(config.dtype, DTYPES, "config.dtype")
     missing = [f"config.{key} is empty; name a folder" for key in ("source", "target") if not config[key]]
     errors.raise_all(missing, "convert", errors.ConfigError)
-    if jax.process_count() > 1:
-        raise errors.ConfigError("convert runs in one process; ar1_jax.load(mesh=) reads in several")
     tokenizer = pathlib.Path(config.tokenizer) if config.tokenizer else None
     stacked = config.format == "orbax" and not config.dtype
     source, problems = sources.open_folder(config.source, tokenizer, stacked)
@@ -138,14 +143,39 @@ def part(source: sources.Source, target: Target):
 
 
 def to_orbax(config, source: sources.Source, target: Target, staging: pathlib.Path) -> None:
-    """Reads the parameters, cut as config.mesh says, and writes our form."""
+    """Writes our form leaf by leaf, cut as config.mesh says; each process reads what its devices hold."""
     tree, mesh = part(source, target), dict(config.mesh)
-    placed = None
-    if any(size != 1 for size in mesh.values()):
-        placed = loading.shardings(tree, sharding.make_mesh(**mesh))
-    params = source.read(tree, kept_or(config, source), placed)
+    placed = {}
+    if jax.process_count() > 1 or any(size != 1 for size in mesh.values()):
+        placed = trees.flatten(loading.shardings(tree, sharding.make_mesh(**mesh)))
     stored = {name: x for name, x in source.buffers.items() if not target.bare}
-    converted.write(staging, params, stored, target.headers, target.index, target.bare)
+    with source.leaves(tree, kept_or(config, source)) as leaves:
+        later = {
+            path: orbax_leaves.Later(
+                leaf.shape,
+                leaves.dtypes[path],
+                functools.partial(leaves.read, path, leaf.shape, placed.get(path)),
+                path in placed,
+            )
+            for path, leaf in trees.flatten(tree).items()
+        }
+        converted.write(staging, later, stored, target.headers, target.index, target.bare)
+
+
+def to_huggingface(config, source: sources.Source, target: Target, staging: pathlib.Path) -> None:
+    """Writes the weight files: tensor by tensor from files of the kind, else leaf by leaf; each process its own."""
+    mine = dict(list(target.headers.items())[jax.process_index() :: jax.process_count()])
+    index = target.index if jax.process_index() == 0 else ""
+    if source.weights:
+        with Blocks(config, source, target) as blocks:
+            huggingface.write_weights(staging, mine, index, blocks)
+        return
+    tree = part(source, target)
+    wanted = loading.wanted(
+        dataclasses.replace(source.model, **({} if "expert" in tree else {"expert": None})), target.bare
+    )
+    with source.leaves(tree, kept_or(config, source)) as leaves:
+        huggingface.write_leaves(staging, mine, index, wanted, tree, leaves, source.buffers)
 
 
 def kept_or(config, source: sources.Source) -> str | None:
@@ -154,32 +184,24 @@ def kept_or(config, source: sources.Source) -> str | None:
 
 
 class Blocks:
-    """blocks(name) of the target's tensors: streamed from the source's files, or from its parameters in memory."""
+    """blocks(name) of the target's tensors, streamed from the source's files."""
 
     def __init__(self, config, source: sources.Source, target: Target):
         name = kept_or(config, source)
         self.dtype = tensor_files.DTYPES[DTYPES[name]] if name else None
         self.prefix = "vlm." if target.bare and not source.bare else ""
-        self.reader = source.weights.reader() if source.weights else None
-        self.blocks = self.reader.blocks if self.reader else self.from_params(source, target)
+        self.reader = source.weights.reader()
 
     def __enter__(self) -> Callable:
         return self
 
     def __exit__(self, *_):
-        if self.reader:
-            self.reader.close()
-
-    def from_params(self, source: sources.Source, target: Target) -> Callable:
-        """Blocks from parameters that were restored."""
-        tree = part(source, target)
-        shown = dataclasses.replace(source.model, **({} if "expert" in tree else {"expert": None}))
-        return huggingface.blocks(source.read(tree), loading.wanted(shown, source.bare), source.buffers)
+        self.reader.close()
 
     def __call__(self, name: str):
         """Blocks of rows of one tensor in the target's dtype; buffers keep theirs."""
         change = self.dtype is not None and not names.BUFFERS.fullmatch(name)
-        for block in self.blocks(self.prefix + name):
+        for block in self.reader.blocks(self.prefix + name):
             yield block.astype(self.dtype, copy=False) if change else block
 
 

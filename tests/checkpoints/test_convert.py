@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import weakref
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors
 import safetensors.numpy
@@ -12,6 +14,7 @@ import tokenizers
 from jax.sharding import PartitionSpec as P
 
 import ar1_jax
+from ar1_jax.checkpoints import converted as ours_module
 from ar1_jax.checkpoints import huggingface, runs, tensor_files
 from ar1_jax.core import config, sharding
 from ar1_jax.policy import loading
@@ -74,6 +77,50 @@ def test_cut_over_a_mesh_it_is_the_same_folder_again(tmp_path):
     kernel = policy.params["vlm"]["model"]["language_model"]["layers"]["mlp"]["up_proj"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (4, 64 // 8, 160)
     jax.tree.map(np.testing.assert_array_equal, policy.params, folders.policy("r1_small").params)
+
+
+@pytest.mark.parametrize("shape", [None, (1, 2, 4)])
+def test_orbax_alone_restores_our_form(tmp_path, shape):
+    cut = {} if shape is None else {f"mesh.{axis}": n for axis, n in zip(sharding.AXES, shape)}
+    ours = converted(folders.folder("r1_small"), tmp_path / "ours", format="orbax", **cut)
+    want = folders.policy("r1_small").params
+    with ocp.StandardCheckpointer() as reader:
+        if shape is None:
+            jax.tree.map(np.testing.assert_array_equal, reader.restore(ours / "params"), want)
+        placed = loading.shardings(want, sharding.make_mesh(1, 4, 2))
+        like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), want, placed)
+        found = reader.restore(ours / "params", like)
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+    assert jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding == s, found, placed)) == [True] * len(
+        jax.tree.leaves(want)
+    )
+
+
+def test_one_parameter_after_the_other_is_written(tmp_path, monkeypatch):
+    """To orbax a leaf is on disk before the next is read; back, at most the last one is still held by then."""
+    source, target, before = folders.folder("r1_small"), tmp_path / "ours", []
+    count = len(jax.tree.leaves(folders.policy("r1_small").params))
+    read, found = huggingface.Leaves.read, []
+
+    def watched(self, path, *arguments):
+        staging = next(tmp_path.glob(".ours.writing-*"))
+        before.append(len(list(staging.glob("params*/*/.zarray"))))
+        return read(self, path, *arguments)
+
+    monkeypatch.setattr(huggingface.Leaves, "read", watched)
+    converted(source, target, format="orbax")
+    assert before == list(range(count))
+    again = ours_module.Leaves.read
+
+    def held(self, path, *arguments):
+        assert sum(x() is not None for x in found) <= 1, path
+        leaf = again(self, path, *arguments)
+        found.append(weakref.ref(leaf))
+        return leaf
+
+    monkeypatch.setattr(ours_module.Leaves, "read", held)
+    converted(target, tmp_path / "again")
+    assert len(found) == count
 
 
 def test_only_the_rows_of_a_shard_are_read(monkeypatch):

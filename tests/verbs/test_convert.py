@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_leaves_nothing(broken, tmp_path, capsys, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tensor_files, "write", full)
-    monkeypatch.setattr("ar1_jax.checkpoints.runs.write_arrays", full)
+    monkeypatch.setattr("ar1_jax.checkpoints.orbax_leaves.write", full)
     refused(
         capsys, broken, tmp_path / "new", ["new: cannot be written: No space left"], f"--config.format={form}"
     )
