@@ -3,6 +3,7 @@
 Programs are compiled from shapes; what XLA reports of them (operations, buffer sizes, optimised text) is the
 reference for the package's own counts and for the bounds."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -11,13 +12,16 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import ar1_jax
 from ar1_jax.models import alpamayo, costs, decoder
 from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig
 from ar1_jax.models.grammar import Grammar
 from ar1_jax.policy import loading, sampling, sizes
 from ar1_jax.policy import policy as policies
+from tests.policy import test_combinations
 
 SMALL = ModelConfig(
     TextConfig(128, 256, 2, 4, 2, 32, 512, (6, 5, 5)), VisionConfig(2, 64, 128, 2, 16, 128, (0,)),
@@ -210,3 +214,66 @@ def compiled(stage):
         return sample_program(SMALL, rules, MANY, prefix_of(SMALL, 1, LONG), length=L)
     run, arguments = planning_programs()[stage]
     return jax.jit(lambda *a: run(*a)).lower(*arguments).compile()
+
+
+# --- compilations ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by one with every program that JAX compiles (or takes from its cache on disk)."""
+    seen, event = [], "/jax/core/compile/backend_compile_duration"
+    listen = lambda name, seconds, **_: seen.append(seconds) if name == event else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def scene(seed, cameras=(0, 1, 2, 6), route="Turn left in 40 m"):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (len(cameras), 1, 96, 160, 3), dtype=np.uint8)
+    xyz = np.zeros((16, 3), np.float32)
+    xyz[:, 0] = np.arange(-15, 1) * 0.1 * (5 + seed)
+    return ar1_jax.Scene(
+        images, np.array(cameras), xyz, np.tile(np.eye(3, dtype=np.float32), (16, 1, 1)), route
+    )
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return test_combinations.small()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch": 2},
+        {"guidance": 1.5},
+        {"reasoning": "Stop, keep lane."},
+        {"draft": "ngram"},
+        {"decoder": "tokens"},
+    ],
+    ids=lambda options: "-".join(f"{key}" for key in options) or "plain",
+)
+def test_another_scene_of_the_bucket_compiles_nothing(policy, options):
+    """After one call: other pictures and history, another length of route, key, temperature, nucleus, limit, weight of
+    guidance and text of the reasoning."""
+    batch = options.get("batch", 1)
+    options = {key: value for key, value in options.items() if key != "batch"}
+    many = lambda *scenes: scenes[0] if batch == 1 else list(scenes)
+    changed = {**options, "guidance": 3.0} if "guidance" in options else options
+    changed = {**changed, "reasoning": "Keep speed, keep lane."} if "reasoning" in options else changed
+    policy.plan(many(scene(0), scene(1)), samples=2, key=jax.random.key(0), **options)
+    with compilations() as seen:
+        other = many(scene(2, route="Go straight for 200 m, then turn right"), scene(3))
+        policy.plan(
+            other, samples=2, key=jax.random.key(1), temperature=0.9, top_p=0.8, max_new_tokens=100, **changed
+        )
+        policy.plan(many(scene(4), scene(5)), samples=2, key=jax.random.key(2), max_new_tokens=9, **changed)
+    assert not seen
+    with compilations() as seen:
+        policy.plan(many(scene(0), scene(1)), samples=3, key=jax.random.key(0), **options)
+    assert seen  # the probe: another K does

@@ -70,26 +70,6 @@ def test_a_scene_draws_the_same_whatever_is_in_the_batch():
     assert (np.asarray(together.ids[0]) != np.asarray(together.ids[1])).any()
 
 
-def test_plans_of_a_list_equal_single_plans():
-    """One flow step: the field of a fresh expert is so rough that ten steps amplify rounding without bound."""
-    key = jax.random.key(4)
-    plans = POLICY.plan(SCENES, samples=2, key=key, flow_steps=1)
-    for scene, plan in zip(SCENES, plans, strict=True):
-        alone = POLICY.plan(scene, samples=2, key=key, flow_steps=1)
-        assert plan.reasoning == alone.reasoning
-        np.testing.assert_allclose(plan.actions, alone.actions, atol=1e-5)
-
-
-def test_another_scene_of_the_same_layout_compiles_nothing():
-    POLICY.plan(SCENES[0], samples=2, key=jax.random.key(0))
-    stages = (policies.prefill, sampling.sample, policies.flow, policies.trajectories)
-    before = [stage._cache_size() for stage in stages]
-    POLICY.plan(SCENES[1], samples=2, key=jax.random.key(1), temperature=0.9)
-    assert [stage._cache_size() for stage in stages] == before
-    POLICY.plan(SCENES[1], samples=4, key=jax.random.key(1))
-    assert [stage._cache_size() for stage in stages] != before  # the probe: another K does
-
-
 def test_forced_reasoning_is_said_and_changes_the_trajectory():
     noise = RNG.normal(size=(2, 16, 2)).astype("float32")
     said = {}
