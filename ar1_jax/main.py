@@ -4,18 +4,16 @@ Reads the configuration, finds ar1_jax.verbs.VERB (the stem of the file) and ret
 Exit codes: 0 done, 1 a check failed, 2 bad input or configuration, 143 stopped by SIGTERM without a checkpoint."""
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import os
 import pathlib
-import platform
 import sys
 import traceback
 from collections.abc import Sequence
 
+from ar1_jax.core import compile_cache, distributed, errors
 from ar1_jax.core import config as config_lib
-from ar1_jax.core import distributed, errors
 
 USAGE = """usage: python -m ar1_jax.main --config=FILE_OR_VERB[:argument] [--config.key=value ...] [--debug] [--help]
 
@@ -125,38 +123,19 @@ def prepare() -> None:
 
 
 def use_compile_cache() -> pathlib.Path | None:
-    """Keeps compiled programs in the user's cache folder (AR1_JAX_CACHE=folder moves it, =off disables it).
-
-    The folder carries a mark of the processor, since XLA's CPU programs hold for one kind only."""
+    """Keeps compiled programs in the user's cache folder (AR1_JAX_CACHE=folder moves it, =off disables it)."""
     import jax
 
     chosen = os.environ.get("AR1_JAX_CACHE", "")
     if chosen.lower() in ("off", "0", "none") or (not chosen and jax.config.jax_compilation_cache_dir):
         return None
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(chosen or pathlib.Path(home) / "ar1_jax") / f"xla-{processor_mark()}"
+    folder = pathlib.Path(chosen or pathlib.Path(home) / "ar1_jax")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("not writable")
+        return compile_cache.use(folder)
     except OSError as e:
         print(f"compile cache off: {folder}: {e}", file=sys.stderr)
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return folder
-
-
-def processor_mark() -> str:
-    """Eight letters that differ between processors with different instruction sets."""
-    info = pathlib.Path("/proc/cpuinfo")
-    flags = (
-        [line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))]
-        if info.exists()
-        else []
-    )
-    text = "|".join([platform.machine(), platform.processor(), *flags[:1]])
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def command() -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ar1_jax.checkpoints import converted, huggingface
-from ar1_jax.core import errors, sharding, sharding_tables
+from ar1_jax.core import compile_cache, errors, sharding, sharding_tables
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig
 from ar1_jax.policy import config as configs
@@ -28,6 +28,7 @@ def load(
     tokenizer: str | pathlib.Path | None = None,
     mesh=None,
     quantization: str | None = None,
+    cache_dir: str | pathlib.Path | None = None,
 ) -> Policy:
     """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), or what `convert` made of one.
 
@@ -35,6 +36,8 @@ def load(
     vision-language model's config.json and tokenizer.json where the checkpoint has none. mesh: devices
     (`core.sharding.make_mesh`) over which the house's table spreads the parameters; each process reads its own part.
     quantization: "int8" (or "fp8" where the GPU has it): the layers' kernels in eight bits (policy/quantization.py).
+    cache_dir: compiled programs are kept there and taken from there, so that the next process starts without compiling
+    (of the whole process; verbs have theirs, AR1_JAX_CACHE).
     Raises CheckpointError listing everything that is amiss, ShardingError where the mesh does not fit.
     """
     folder = ASSETS / source if str(source) in ("nano",) else pathlib.Path(source)
@@ -42,6 +45,8 @@ def load(
         raise errors.CheckpointError(
             f"{folder}: no such folder; give a checkpoint folder, or 'nano' for the bundled policy"
         )
+    if cache_dir is not None:
+        compile_cache.use(cache_dir)
     if quantization is not None:
         quantizing.check(quantization, mesh)
     tokenizer = None if tokenizer is None else pathlib.Path(tokenizer)
