@@ -121,12 +121,14 @@ def tensors(shapes, conv, action_layers, bare: bool = False) -> Wanted:
     }
 
 
-def check(found: Weights, wanted: Wanted, keep_dtypes: bool = False) -> list[str]:
+def check(found: Weights, wanted: Wanted, keep_dtypes: bool = False, tied: bool = False) -> list[str]:
     """What is wrong with the tensors of a folder for a model, one line each: missing, unknown, shapes, dtypes.
 
-    keep_dtypes: the layers of a stacked leaf must agree in dtype (needed where dtypes are kept)."""
+    keep_dtypes: the layers of a stacked leaf must agree in dtype (needed where dtypes are kept). tied: the head is the
+    embedding transposed, so its tensor may be absent (as `save_pretrained` leaves it out) or the same."""
     entries, kinds = found.entries, {}
-    problems = [f"{name}: missing" for name in wanted if name not in entries and name not in found.lost]
+    need = [name for name, (row, _, _) in wanted.items() if not (tied and row.path == names.HEAD)]
+    problems = [f"{name}: missing" for name in need if name not in entries and name not in found.lost]
     for name, entry in entries.items():
         if entry.dtype not in tensor_files.DTYPES:
             problems.append(
@@ -141,21 +143,34 @@ def check(found: Weights, wanted: Wanted, keep_dtypes: bool = False) -> list[str
         first = kinds.setdefault(row.path, (name, entry.dtype))
         if keep_dtypes and first[1] != entry.dtype:
             problems.append(f"{name}: dtype {entry.dtype}, but {first[0]} has {first[1]}")
-    return problems
+    return problems or (_untied(found, wanted) if tied else [])
+
+
+def _untied(found: Weights, wanted: Wanted) -> list[str]:
+    """A line where a folder whose head is tied to the embedding holds another one."""
+    named = {row.path: name for name, (row, _, _) in wanted.items()}
+    head, embedding = named[names.HEAD], named[names.EMBEDDING]
+    if head not in found.entries or embedding not in found.entries:
+        return []
+    with found.reader() as reader:
+        pairs = zip(reader.blocks(head), reader.blocks(embedding), strict=True)
+        if all(a.dtype == b.dtype and np.array_equal(names.words(a), names.words(b)) for a, b in pairs):
+            return []
+    return [f"{head}: differs from {embedding}, although tie_word_embeddings is true"]
 
 
 def read(
     found: Weights, wanted: Wanted, shapes, dtype=None, shardings=None, finish: Callable = lambda x: x,
-    checked: bool = False,
+    checked: bool = False, tied: bool = False,
 ):  # fmt: skip
     """The parameters of a folder as a tree like `shapes` (of ShapeDtypeStruct).
 
     dtype: of all leaves, None as stored. shardings: a tree of Shardings; then jax.Arrays of which this process reads
     and places its own parts only. Else NumPy arrays, each handed through `finish` as soon as it is read. checked:
-    `check` was called before (or the model is a part of the checkpoint's).
+    `check` was called before (or the model is a part of the checkpoint's). tied: as `check` has it.
     Raises CheckpointError listing every missing, unknown, misshapen or strange tensor.
     """
-    problems = [] if checked else check(found, wanted, keep_dtypes=dtype is None)
+    problems = [] if checked else check(found, wanted, keep_dtypes=dtype is None, tied=tied)
     errors.raise_all(problems, str(found.folder), errors.CheckpointError)
     with Leaves(found, wanted, dtype) as leaves:
         if shardings is None:
@@ -166,12 +181,18 @@ def read(
 
 
 class Leaves:
-    """The parameters of a folder leaf by leaf, by our path; use it with `with`. dtype: of all, None as stored."""
+    """The parameters of a folder leaf by leaf, by our path; use it with `with`. dtype: of all, None as stored.
+
+    A head without a tensor of its own is the embedding transposed."""
 
     def __init__(self, found: Weights, wanted: Wanted, dtype=None):
         self.reader, self.parts = found.reader(), {}
         for name, (row, layer, _) in wanted.items():
+            if row.path == names.HEAD and name not in found.entries:
+                continue
             self.parts.setdefault(row.path, []).append((name, row.transform, layer))
+        if names.HEAD not in self.parts and names.EMBEDDING in self.parts:
+            self.parts[names.HEAD] = [(self.parts[names.EMBEDDING][0][0], "transpose", None)]
         stored = {path: found.entries[parts[0][0]].dtype for path, parts in self.parts.items()}
         self.dtypes = {
             path: tensor_files.DTYPES[code] if dtype is None else np.dtype(dtype)

@@ -55,6 +55,18 @@ def change(raw: dict, to: str, vlm_name_or_path: str = "") -> dict:
     return out | ({"vlm_name_or_path": vlm_name_or_path} if vlm_name_or_path else {})
 
 
+def tied(vlm: dict) -> bool:
+    """Does a vision-language model's config say that its head is the embedding transposed?"""
+    return any(part.get("tie_word_embeddings", False) for part in (vlm, vlm.get("text_config", {})))
+
+
+def untied(vlm: dict) -> dict:
+    """The config of the same model with a head of its own: training moves the two apart."""
+    out = copy.deepcopy(vlm) | {"tie_word_embeddings": False}
+    out["text_config"].pop("tie_word_embeddings", None)
+    return out
+
+
 def dumps(content: dict) -> bytes:
     """JSON as the releases write it."""
     return (json.dumps(content, indent=2) + "\n").encode()
@@ -81,7 +93,7 @@ def as_vlm(files: Files, vlm: dict, tokenizer: str, place: str, vocabulary: int)
     """The vision-language part alone: its files on top, with the extended vocabulary in config and tokenizer."""
     config = copy.deepcopy(vlm)
     config["text_config"]["vocab_size"] = vocabulary
-    config |= {"architectures": [ARCHITECTURES[BASE]], "tie_word_embeddings": False}
+    config |= {"architectures": [ARCHITECTURES[BASE]], "tie_word_embeddings": tied(vlm)}
     inside = {name.removeprefix(f"{place}/"): c for name, c in files.items() if name.startswith(f"{place}/")}
     return {**inside, "config.json": dumps(config), "tokenizer.json": tokenizer.encode()}
 

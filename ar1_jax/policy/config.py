@@ -7,12 +7,13 @@ import dataclasses
 import pathlib
 
 from ar1_jax import actions
-from ar1_jax.checkpoints import huggingface
+from ar1_jax.checkpoints import huggingface, layouts
 from ar1_jax.core import errors
 from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig
 from ar1_jax.models.grammar import Grammar
 from ar1_jax.text.vocabulary import TokenIds, Vocabulary
 
+FIRST_RELEASE = "<|image_pre_tkn|>"  # a token that Alpamayo 1.5 renamed
 FAMILIES = ("alpamayo_r1", "alpamayo1_5", "alpamayo_nano")
 
 
@@ -109,21 +110,30 @@ def vlm_folder(folder: pathlib.Path, raw: dict, other: pathlib.Path | None = Non
     )
 
 
-def read(
-    folder: pathlib.Path, tokenizer: pathlib.Path | None = None, family: str | None = None
-) -> tuple[PolicyConfig, Vocabulary, dict]:
-    """A checkpoint folder's PolicyConfig, Vocabulary and raw config.json. CheckpointError for anything amiss.
+def as_release(folder: pathlib.Path, raw: dict) -> dict:
+    """config.json of a folder as a release has it: that of the training layout (post_training.md section 4) becomes
+    Alpamayo 1's or 1.5's, whichever's special tokens its extended tokenizer holds."""
+    if raw.get("model_type") != layouts.TRAINING:
+        return raw
+    extended = folder / "tokenizer.json"
+    first = extended.is_file() and FIRST_RELEASE in extended.read_text(encoding="utf-8")
+    return layouts.change(raw, "alpamayo_r1" if first else "alpamayo1_5")
 
-    tokenizer: a folder with the vision-language model's files where the checkpoint lacks them. family: how to read a
-    model_type that is no policy's (the training layout)."""
+
+def read(
+    folder: pathlib.Path, tokenizer: pathlib.Path | None = None
+) -> tuple[PolicyConfig, Vocabulary, dict]:
+    """A checkpoint folder's PolicyConfig, Vocabulary and config.json as a release has it.
+
+    tokenizer: a folder with the vision-language model's files where the checkpoint lacks them. CheckpointError for
+    anything amiss."""
     folder = pathlib.Path(folder)
     where = folder / "config.json"
-    raw = huggingface.read_json(where)
-    family = family or raw.get("model_type")
+    raw = as_release(folder, huggingface.read_json(where))
+    family = raw.get("model_type")
     if family not in FAMILIES:
-        raise errors.CheckpointError(
-            f"{where}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}"
-        )
+        known = ", ".join((*FAMILIES, layouts.TRAINING))
+        raise errors.CheckpointError(f"{where}: model_type is {family!r}, expected one of {known}")
     inside = vlm_folder(folder, raw, tokenizer)
     vlm = huggingface.read_json(inside / "config.json")
     count = raw.get("traj_vocab_size", 768)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ar1_jax.checkpoints import converted, huggingface
+from ar1_jax.checkpoints import converted, huggingface, layouts
 from ar1_jax.core import compile_cache, errors, sharding, sharding_tables
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig
@@ -54,6 +54,7 @@ def load(
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = np.dtype(jnp.dtype(dtype))
+    vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
     tree = shapes(config.model)
     placed = None if mesh is None else shardings(tree, mesh)
     if converted.is_one(folder):
@@ -63,11 +64,12 @@ def load(
     else:
         found = huggingface.weights(folder)
         stored = huggingface.buffers(found)
-        params = huggingface.read(found, wanted(config.model), tree, dtype, placed, finish=jnp.asarray)
+        params = huggingface.read(
+            found, wanted(config.model), tree, dtype, placed, finish=jnp.asarray, tied=layouts.tied(vlm)
+        )
     if quantization is not None:
         params = quantizing.quantize(params, quantization)
     config = configs.with_buffers(config, {name: x.astype(np.float32) for name, x in stored.items()})
-    vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
     policy = Policy(config, params, vocabulary, raw, vlm)
     policy.source = folder
     return policy
@@ -110,7 +112,8 @@ def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:
     text = lambda value: json.dumps(value, indent=2) + "\n"
     raw = {**policy.raw, "vlm_name_or_path": "vlm", "vocab_size": policy.config.ids.size,
            "traj_token_start_idx": policy.config.ids.trajectory}  # fmt: skip
-    files = {"vlm/config.json": text(policy.vlm), "vlm/tokenizer.json": policy.vocabulary.json, **extra}
+    vlm = layouts.untied(policy.vlm) if layouts.tied(policy.vlm) else policy.vlm
+    files = {"vlm/config.json": text(vlm), "vlm/tokenizer.json": policy.vocabulary.json, **extra}
     model = policy.config.model
     huggingface.write(folder, policy.params, raw, files, patch_shape(model), model.expert.in_layers)
 

@@ -108,7 +108,8 @@ def open_folder(
         problems += more
         parts = {"weights": weights, "headers": weights.headers, "index": weights.index}
         if found and weights.headers:
-            problems += huggingface.check(weights, loading.wanted(found["model"], _bare(raw)), stacked)
+            wanted, tied = loading.wanted(found["model"], _bare(raw)), layouts.tied(found["vlm"])
+            problems += huggingface.check(weights, wanted, stacked, tied)
     if problems or not found:
         return None, problems
     source = _join(folder, raw, found, parts)
@@ -139,15 +140,12 @@ def _describe(folder, raw: dict, tokenizer, problems: list[str]) -> dict | None:
         return None
     try:
         if family == layouts.BASE:
-            if raw.get("tie_word_embeddings"):
-                problems.append(f"{where}: tie_word_embeddings is true; an lm_head of its own is needed")
             if not ((tokenizer or folder) / "tokenizer.json").is_file():
                 problems.append(f"{(tokenizer or folder) / 'tokenizer.json'}: missing (pass tokenizer= to take it from "
                                 "another folder)")  # fmt: skip
             return {"model": configs.read_vlm(raw, where), "vlm": raw, "place": "", "vocabulary": None}
-        read_as = "alpamayo1_5" if family == layouts.TRAINING else family
         try:
-            config, vocabulary, _ = configs.read(folder, tokenizer, read_as)
+            config, vocabulary, _ = configs.read(folder, tokenizer)
             model = config.model
         except errors.CheckpointError as error:
             problems.append(str(error))

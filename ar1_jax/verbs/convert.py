@@ -114,7 +114,11 @@ def described(source: sources.Source, only_vlm: bool, code: str | None) -> list[
 
 
 def changed_files(config, source: sources.Source) -> layouts.Files:
-    """Everything but weights, as config.layout wants it."""
+    """Everything but weights, as config.layout wants it; what was trained has a head of its own."""
+    if source.headers is None and layouts.tied(source.vlm):
+        vlm = layouts.untied(source.vlm)
+        files = {**source.files, f"{source.place}/config.json": layouts.dumps(vlm)}
+        source = dataclasses.replace(source, vlm=vlm, files=files)
     if not config.layout or (config.layout == "vlm" and source.bare):
         return source.files
     text = source.vocabulary.tokenizer.to_str()

@@ -185,6 +185,25 @@ def test_the_training_layout_holds_the_extended_processor_and_leads_back(tmp_pat
     assert json.loads((other / "config.json").read_text())["vlm_name_or_path"] == "nvidia/Cosmos-Reason2-8B"
 
 
+@pytest.mark.parametrize(("name", "family"), [("r1_small", "alpamayo_r1"), ("v15_small", "alpamayo1_5")])
+def test_the_training_layout_loads_as_the_release_it_was_made_from(tmp_path, name, family):
+    """Family (which words its prompts), codecs, stored statistics and parameters; saved again it is a release."""
+    training = converted(folders.folder(name), tmp_path / "training", layout="training")
+    policy, again = folders.policy(name), ar1_jax.load(training, dtype="float32")
+    assert again.config == policy.config and again.config.family == family
+    assert again.vocabulary.tokenizer.to_str() == policy.vocabulary.tokenizer.to_str()
+    jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
+    again.save(tmp_path / "saved")
+    raw, want = (
+        json.loads((f / "config.json").read_text()) for f in (tmp_path / "saved", folders.folder(name))
+    )
+    assert (raw["model_type"], raw["architectures"]) == (want["model_type"], want["architectures"])
+    assert raw["action_in_proj_cfg"] == want["action_in_proj_cfg"]
+    (training / "vlm").rename(tmp_path / "base")
+    elsewhere = ar1_jax.load(training, dtype="float32", tokenizer=tmp_path / "base")
+    assert elsewhere.config == policy.config
+
+
 @pytest.mark.parametrize("through", ["huggingface", "orbax"])
 def test_the_vision_language_part_alone_is_a_base_model(tmp_path, through):
     source = folders.folder("v15_small")
