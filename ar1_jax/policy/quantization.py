@@ -53,12 +53,17 @@ def quantize(params, kind: str):
     qwix, qtype = library(), jnp.dtype(QTYPES[kind])
 
     def one(path, x):
-        if not any(trees.matches(pattern, path) for pattern in KERNELS):
+        if not matches(path):
             return x
         channels = tuple(axis for axis in range(x.ndim) if axis != x.ndim - 2)
         return qwix.quantize(x, qtype, channelwise_axes=channels)
 
     return trees.map_with_path(one, params)
+
+
+def matches(path: str) -> bool:
+    """Is the parameter of this path one that is quantised?"""
+    return any(trees.matches(pattern, path) for pattern in KERNELS)
 
 
 def is_quantized(x) -> bool:
