@@ -1,5 +1,6 @@
 """README and docs keep their promises: commands load, links lead somewhere, the example runs, numbers are true."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -7,7 +8,12 @@ import shlex
 
 import pytest
 
+from ar1_jax.checkpoints import layouts
 from ar1_jax.core import config as config_lib
+from ar1_jax.core import trees
+from ar1_jax.policy import config as policy_config
+from ar1_jax.policy import loading, sizes
+from ar1_jax.text import vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -74,3 +80,33 @@ def test_results_are_those_of_the_bundled_policy():
         assert f"{value} {unit} ({low} to {high})" in README, name
     blind = {mode: table[f"policy, {mode} images"]["decision"]["value"] for mode in ("shuffled", "none")}
     assert f"shuffled pictures {blind['shuffled']:.1f} %, none {blind['none']:.1f} %" in README
+
+
+CACHED = {"nano": 128}  # tokens of a prompt; the others as the releases at four cameras
+SIZES = ("nano", "0p5b", "3b", "7b", "10b")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_shapes(name):
+    """Parameters by eval_shape, bytes by hand: of weights, keys and values of a prompt, and four float32 copies."""
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", README, flags=re.MULTILINE)
+    parameters, weights, cache, state, licence, _ = row.split(" | ")
+    size = sizes.size(name)
+    ids = vocabulary.TokenIds(**{f.name: -1 for f in dataclasses.fields(vocabulary.TokenIds)})
+    ids = dataclasses.replace(ids, size=size.vocab or sizes.nano_vocabulary_size())
+    raw, vlm = sizes.policy_config(name), sizes.vlm_config(size)
+    model = policy_config.build(raw, vlm, ids, raw["model_type"], ROOT / "config.json").model
+    count, width = trees.count(loading.shapes(model)), 4 if name == "nano" else 2
+    held = 2 * size.layers * size.j * size.e * CACHED.get(name, 3_086) * width
+    if name == "nano":
+        assert parameters == f"{count:,}" and weights == f"{count * width / 1e6:.1f} MB (float32)"
+        assert (cache, state) == (f"{held / 1e6:.1f} MB", f"{16 * count / 1e6:.0f} MB")
+    else:
+        assert parameters == f"{count / 1e9:.2f} B" and weights == f"{count * width / 1e9:.1f} GB"
+        assert (cache, state) == (f"{held / 1e9:.2f} GB", f"{16 * count / 1e9:.0f} GB")
+    families = {"nano": ("alpamayo_nano",), "10b": ("alpamayo_r1", "alpamayo1_5")}.get(name, ())
+    assert all(licence.split(" (")[0] in layouts.LICENCES[family] for family in families)
+
+
+def test_every_size_is_in_the_table():
+    assert set(SIZES) == set(sizes.SIZES)
