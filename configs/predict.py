@@ -3,8 +3,9 @@
     python -m ar1_jax.main --config=configs/predict.py                           bundled policy, bundled scenes
     python -m ar1_jax.main --config=configs/predict.py --config.scene=FOLDER     your scene (docs/scene_folder.md)
     python -m ar1_jax.main --config=configs/predict.py:quick                     one scene
+    ... --config.counterfactual="Keep speed, keep lane: road clear."             what if it believed this?
 
-Half a minute on two cores, most of it compiling. Writes a PNG and a JSON a scene, and report.html.
+Half a minute on two cores, most of it compiling. Writes a PNG and a JSON a scene, plans.jsonl and report.html.
 """
 
 import ml_collections
@@ -37,8 +38,15 @@ def get_config(argument=None):
     config.decoder = "flow"  # or "tokens", the discrete actions
     config.flow_steps = 10
     config.max_new_tokens = 256
+    config.batch = 4  # scenes planned at once, at most
     config.reasoning = ml_collections.config_dict.placeholder(str)  # this text instead of a sampled one
+    config.counterfactual = ml_collections.config_dict.placeholder(
+        str
+    )  # what if it believed this: both, compared
     config.route = ml_collections.config_dict.placeholder(str)  # instead of the scene's own
+    config.question = ml_collections.config_dict.placeholder(
+        str
+    )  # instead of the scene's own; its answer is printed
     config.frames = 0  # frames a camera, 0: as many as the policy was trained with
     if argument == "quick":
         config.name, config.families, config.recordings = "predict_quick", ("light",), ()

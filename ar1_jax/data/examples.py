@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ar1_jax.core import errors
-from ar1_jax.core.types import Scene
+from ar1_jax.core.types import CameraModel, Scene
 from ar1_jax.data import folder
 from ar1_jax.geometry import arcs
 from ar1_jax.world import api, families, state
@@ -88,7 +88,10 @@ def fit(scene: Scene, cameras: Sequence[int], frames: int, fill: bool = False) -
         if fill:
             full = np.zeros((len(cameras), *images.shape[1:]), np.uint8)
             full[[list(cameras).index(i) for i in keep]] = images
-            images, keep, times, calibration = full, list(cameras), None, None
+            if calibration is not None:  # a camera that is not there is mounted nowhere
+                nowhere = CameraModel("pinhole", *images.shape[3:1:-1])
+                calibration = [calibration[keep.index(i)] if i in keep else nowhere for i in cameras]
+            images, keep, times = full, list(cameras), None
     times = None if times is None or have < frames else np.stack(times)[:, index]
     return scene.replace(
         images=images, camera_ids=np.asarray(keep, np.int32), frame_times=times,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 from ar1_jax import main
 from ar1_jax.core.types import Plan
 from ar1_jax.data import examples
-from ar1_jax.policy import loading
+from ar1_jax.policy import loading, sampling
+from ar1_jax.policy import policy as policies
 from ar1_jax.verbs import predict
+from tests.policy import folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = os.environ.get("AR1_REAL_DATA")
@@ -79,6 +82,8 @@ def test_a_folder_of_ones_own(policy, tmp_path, capsys):
     [
         ("--config.scene=nowhere", "nowhere: no such folder"),
         ("--config.samples=0", "at least one plan"),
+        ("--config.batch=0", "at least one scene"),
+        ("--config.question=What is ahead?", "was not trained on questions"),
         ("--config.decoder=flows", 'did you mean "flow"'),
         ("--config.families=lights", 'did you mean "light"'),
         ("--config.recordings=comma", 'did you mean "comma2k19"'),
@@ -90,6 +95,127 @@ def test_what_is_wrong_is_said_in_one_message(policy, tmp_path, capsys, override
     assert call(policy, tmp_path, override) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*/plans/*"))
+
+
+def test_scenes_in_batches_are_those_planned_alone_and_compile_once(policy, tmp_path):
+    """Three scenes of one layout in batches of two: the last is filled up, so that the second compiles nothing."""
+    some = (
+        "--config.families=light,free,lead",
+        "--config.flow_steps=1",
+        "--config.samples=5",
+        "--config.batch=2",
+    )
+    stages = (policies.prefill, sampling.sample, policies.flow, policies.trajectories)
+    count = lambda: np.array([stage._cache_size() for stage in stages])
+    before = count()
+    assert call(policy, tmp_path, *some) == 0
+    assert (count() - before <= 1).all() and count()[1] - before[1] == 1
+    records = [
+        json.loads(line) for line in (tmp_path / "predict_quick" / "plans.jsonl").read_text().splitlines()
+    ]
+    assert [r["scene"] for r in records] == ["light_0", "free_1", "lead_2"]
+    assert records[0]["samples"][0]["reasoning"] != records[1]["samples"][0]["reasoning"]
+    alone = loading.load(policy).plan(
+        examples.world(2, "lead").scene, samples=5, key=jax.random.fold_in(jax.random.key(0), 2), flow_steps=1
+    )
+    assert [sample["reasoning"] for sample in records[2]["samples"]] == list(alone.reasoning)
+    ways = [sample["trajectory_xyz_m"] for sample in records[2]["samples"]]
+    np.testing.assert_allclose(ways, alone.trajectory_xyz, atol=2e-3)
+    assert count()[1] - before[1] == 2  # the probe: a batch of another length is counted
+
+
+def test_batches_have_one_layout_and_one_length():
+    small, large = (1, 1, 96, 160, 3), (4, 1, 96, 160, 3)
+    shapes = [small, large, large, small, large, large, large]
+    assert predict.batches(shapes, 2) == [[0, 3], [1, 2], [4, 5], [6, 6]]
+    assert predict.batches(shapes[:3], 8) == [[0], [1, 2]]
+    assert predict.batches([], 4) == []
+
+
+def test_lines_hold_what_the_files_hold_under_the_documented_keys(policy, tmp_path):
+    assert call(policy, tmp_path, "--config.counterfactual=Keep speed, keep lane: road clear.") == 0
+    run = tmp_path / "predict_quick"
+    (line,) = (run / "plans.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record == json.loads((run / "plans" / "00_light_0.json").read_text())
+    assert (run / record["figure"]).is_file()
+    keys = set(record) | set(record["samples"][0]) | set(record["counterfactual"]) | set(record["measures"])
+    documented = set(
+        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "predict.md").read_text(), flags=re.MULTILINE)
+    )
+    assert keys == documented
+    turned = np.asarray(record["samples"][0]["trajectory_xyz_m"])[:, :2]
+    steps = np.diff(turned, axis=0)
+    moving = np.linalg.norm(steps, axis=1) > 0.3
+    heading = np.arctan2(steps[:, 1], steps[:, 0])[moving]
+    np.testing.assert_allclose(
+        np.asarray(record["samples"][0]["trajectory_heading_rad"])[1:][moving], heading, atol=0.05
+    )
+
+
+def test_another_belief_is_planned_with_the_same_noise_and_measured(policy, tmp_path, capsys):
+    text = "Keep speed, keep lane: road clear."
+    assert call(policy, tmp_path, f"--config.counterfactual={text}") == 0
+    record, out = (
+        json.loads((tmp_path / "predict_quick" / "plans.jsonl").read_text()),
+        capsys.readouterr().out,
+    )
+    other = record["counterfactual"]
+    assert [sample["reasoning"] for sample in other["samples"]] == [text] * 2
+    own, moved = (
+        np.asarray([s["trajectory_xyz_m"] for s in which["samples"]])[..., :2] for which in (record, other)
+    )
+    wanted = np.linalg.norm(own - moved, axis=-1).mean() / np.linalg.norm(own[0] - own[1], axis=-1).mean()
+    np.testing.assert_allclose(other["influence"], wanted, rtol=2e-3)
+    assert f"told to believe: {text}" in out and f"influence of its reasoning: {wanted:.1f}" in out
+    same = record["samples"][0]["reasoning"]
+    assert (
+        call(
+            policy,
+            tmp_path,
+            f"--config.reasoning={text}",
+            f"--config.counterfactual={text}",
+            "--config.samples=1",
+        )
+        == 0
+    )
+    record = json.loads((tmp_path / "predict_quick" / "plans.jsonl").read_text())
+    assert record["counterfactual"]["influence"] is None and same
+    np.testing.assert_allclose(
+        record["counterfactual"]["samples"][0]["trajectory_xyz_m"],
+        record["samples"][0]["trajectory_xyz_m"],
+        atol=2e-3,
+    )
+
+
+def test_words_and_routes_that_the_policy_does_not_know_are_said(policy, tmp_path, capsys):
+    assert (
+        call(
+            policy,
+            tmp_path,
+            "--config.route=Turn left",
+            "--config.counterfactual=Keep speed, keep lane: aliens.",
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "route 'Turn left': alpamayo_nano was never shown routes" in out
+    assert "route: the policy knows not all of its words and reads '<unknown> left'" in out
+    assert "config.counterfactual: the policy knows not all of its words" in out
+    assert json.loads((tmp_path / "predict_quick" / "plans.jsonl").read_text())["route"] == "Turn left"
+
+
+def test_a_question_is_answered_where_the_policy_knows_questions(tmp_path, capsys):
+    question, path = "Is the road clear?", folders.folder("v15_small")
+    more = ("--config.frames=1", "--config.max_new_tokens=8", "--config.flow_steps=1", "--config.samples=1")
+    shipped = f"--config.scene={examples.SHIPPED / 'comma2k19'}"
+    assert call(path, tmp_path, f"--config.question={question}", shipped, *more) == 0
+    record = json.loads((tmp_path / "predict_quick" / "plans.jsonl").read_text())
+    policy = loading.load(path)
+    scene = predict.prepare(policy, examples.shipped(frames=1), frames=1, question=question).scene
+    assert record["answer"] == policy.answer(scene, temperature=0, max_new_tokens=8).text
+    out = capsys.readouterr().out
+    assert f"question: {question}" in out and f"answer: {record['answer'] or '(no text)'}" in out
 
 
 def test_the_strip_shows_what_the_policy_reads():
