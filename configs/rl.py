@@ -50,6 +50,10 @@ def get_config(argument=None):
     )
     # Patterns over parameter paths and factors of the rate, first match wins. The flow expert is not trained here.
     config.optimizer.rates = "(expert|action_in_proj|action_out_proj)/.*=0,.*=1"
+    # Low-rank adapters in place of all parameters; the KL reference is then the base that both share. A Linear's update
+    # counts alpha / rank times; targets are patterns over module paths.
+    config.lora = ml_collections.ConfigDict({"rank": 0, "alpha": 16.0})  # rank 0: off
+    config.lora.targets = ("vlm/model/language_model/layers/.*_proj",)
     config.evaluation = ml_collections.ConfigDict({"scenes": 512, "samples": 4})
     config.validation = ml_collections.ConfigDict({"scenes": 128})
     if argument == "quick":

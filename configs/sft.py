@@ -38,6 +38,10 @@ def get_config(argument=None):
     )
     # Patterns over parameter paths and factors of the rate, first match wins: "policy/vlm/model/visual/.*=0.1,.*=1".
     config.optimizer.rates = ".*=1"
+    # Low-rank adapters in place of all parameters: config.model must be a folder; only they have optimiser state and
+    # gradients. A Linear's update counts alpha / rank times; targets are patterns over module paths.
+    config.lora = ml_collections.ConfigDict({"rank": 0, "alpha": 16.0})  # rank 0: off
+    config.lora.targets = ("vlm/model/language_model/layers/.*_proj", "expert/layers/.*_proj")
     config.loss = ml_collections.ConfigDict(
         {
             "tokens": "weighted",  # or "released": mean over trajectory tokens + mean over the others

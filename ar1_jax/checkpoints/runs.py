@@ -126,6 +126,11 @@ def latest(directory: str | os.PathLike) -> int | None:
     return max(steps(directory), default=None)
 
 
+def is_run(folder: pathlib.Path) -> bool:
+    """A folder that rl or sft wrote: checkpoints/ or best/ with a complete step."""
+    return latest(folder / "checkpoints") is not None or latest(folder / "best") is not None
+
+
 def verify(folder: pathlib.Path) -> None:
     """Compares every file of a step with its manifest; CheckpointError names all that are missing, short or changed."""
     try:

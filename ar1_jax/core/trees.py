@@ -5,6 +5,7 @@ sharding, freezing, weight decay, LoRA and checkpoints, so that no module carrie
 
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -94,6 +95,14 @@ def count(tree: Any) -> int:
 def num_bytes(tree: Any) -> int:
     """Bytes of all arrays, abstract leaves too."""
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def checksum(tree: Any) -> str:
+    """CRC-32 of all arrays' bytes in the tree's order, as 8 hexadecimal digits."""
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+    return f"{value:08x}"
 
 
 def describe(leaf: Any) -> str:

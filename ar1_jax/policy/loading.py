@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ar1_jax.checkpoints import converted, huggingface, layouts
+from ar1_jax.checkpoints import converted, huggingface, layouts, runs
 from ar1_jax.core import compile_cache, errors, sharding, sharding_tables
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig
@@ -30,7 +30,8 @@ def load(
     quantization: str | None = None,
     cache_dir: str | pathlib.Path | None = None,
 ) -> Policy:
-    """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), or what `convert` made of one.
+    """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), what `convert` made of one, or a
+    run of `sft` or `rl` (its best, else its newest step; low-rank adapters are merged into their base).
 
     dtype: of the parameters, float32 by default on CPU, bfloat16 elsewhere. tokenizer: a folder with the
     vision-language model's config.json and tokenizer.json where the checkpoint has none. mesh: devices
@@ -50,10 +51,25 @@ def load(
     if quantization is not None:
         quantizing.check(quantization, mesh)
     tokenizer = None if tokenizer is None else pathlib.Path(tokenizer)
-    config, vocabulary, raw = configs.read(folder, tokenizer)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = np.dtype(jnp.dtype(dtype))
+    read = _run if runs.is_run(folder) else _folder
+    policy = read(folder, tokenizer, dtype, mesh)
+    if quantization is not None:
+        policy.params = quantizing.quantize(policy.params, quantization)
+    policy.source = folder
+    return policy
+
+
+def _run(folder: pathlib.Path, tokenizer, dtype, mesh) -> Policy:
+    from ar1_jax.policy import sources  # which knows this file
+
+    return sources.policy(folder, tokenizer, dtype, mesh)
+
+
+def _folder(folder: pathlib.Path, tokenizer, dtype, mesh) -> Policy:
+    config, vocabulary, raw = configs.read(folder, tokenizer)
     vlm = huggingface.read_json(configs.vlm_folder(folder, raw, tokenizer) / "config.json")
     tree = shapes(config.model)
     placed = None if mesh is None else shardings(tree, mesh)
@@ -67,12 +83,8 @@ def load(
         params = huggingface.read(
             found, wanted(config.model), tree, dtype, placed, finish=jnp.asarray, tied=layouts.tied(vlm)
         )
-    if quantization is not None:
-        params = quantizing.quantize(params, quantization)
     config = configs.with_buffers(config, {name: x.astype(np.float32) for name, x in stored.items()})
-    policy = Policy(config, params, vocabulary, raw, vlm)
-    policy.source = folder
-    return policy
+    return Policy(config, params, vocabulary, raw, vlm)
 
 
 def shardings(tree, mesh):

@@ -7,13 +7,15 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ar1_jax.checkpoints import converted, huggingface, layouts, runs, tensor_files
 from ar1_jax.core import errors, trees
 from ar1_jax.models.config import ModelConfig
+from ar1_jax.policy import adapters, loading, sizes
 from ar1_jax.policy import config as configs
-from ar1_jax.policy import loading, sizes
+from ar1_jax.policy.policy import Policy
 from ar1_jax.text.vocabulary import TokenIds, Vocabulary
 
 
@@ -78,11 +80,6 @@ class Held:
         return out
 
 
-def is_run(folder: pathlib.Path) -> bool:
-    """A folder that rl or sft wrote: checkpoints/ with a complete step."""
-    return runs.latest(folder / "checkpoints") is not None or runs.latest(folder / "best") is not None
-
-
 def open_folder(
     folder: str | pathlib.Path, tokenizer: pathlib.Path | None = None, stacked: bool = False
 ) -> tuple[Source | None, list[str]]:
@@ -93,7 +90,7 @@ def open_folder(
     folder = loading.ASSETS / folder if str(folder) == "nano" else pathlib.Path(folder)
     if not folder.is_dir():
         return None, [f"{folder}: no such folder"]
-    if is_run(folder):
+    if runs.is_run(folder):
         return _of_run(folder, tokenizer)
     problems = []
     try:
@@ -114,6 +111,20 @@ def open_folder(
         return None, problems
     source = _join(folder, raw, found, parts)
     return dataclasses.replace(source, files=_with(source, tokenizer)), []
+
+
+def policy(folder: pathlib.Path, tokenizer: pathlib.Path | None, dtype, mesh) -> Policy:
+    """A run as a policy; the arguments are those of `loading.load`."""
+    source, problems = open_folder(folder, tokenizer)
+    errors.raise_all(problems, str(folder), errors.CheckpointError)
+    begun = source.files["config.json"]  # of what the run began from: a file, or bytes where that was nothing
+    raw = source.raw if isinstance(begun, bytes) else configs.as_release(begun.parent, source.raw)
+    config = configs.build(raw, source.vlm, source.vocabulary.ids, raw["model_type"], folder / "config.json")
+    config = configs.with_buffers(config, {name: x.astype(np.float32) for name, x in source.buffers.items()})
+    tree = loading.shapes(config.model)
+    params = source.read(tree, dtype, None if mesh is None else loading.shardings(tree, mesh))
+    params = jax.tree.map(jnp.asarray, params) if mesh is None else params
+    return Policy(config, params, source.vocabulary, raw, source.vlm)
 
 
 def _with(source: Source, tokenizer: pathlib.Path | None) -> layouts.Files:
@@ -221,11 +232,13 @@ def _of_run(folder: pathlib.Path, tokenizer) -> tuple[Source | None, list[str]]:
     """A run of rl or sft: the policy it began from, with the best (else the newest) parameters it saved."""
     try:
         settings = huggingface.read_json(folder / "config.json")
-        step = next(
+        place = next(
             place for name in ("best", "checkpoints") if runs.latest(place := folder / name) is not None
         )
-        begin = settings.get("policy") or settings.get("model")
-        if "policy" not in settings and begin == "nano":
+        step = place / f"{runs.latest(place):08d}"
+        record = adapters.find(step)
+        begin = record["base"] if record else settings.get("policy") or settings.get("model")
+        if not record and "policy" not in settings and begin == "nano":
             base = _fresh_nano(folder)
         elif begin:
             base, problems = open_folder(begin, tokenizer)
@@ -237,7 +250,10 @@ def _of_run(folder: pathlib.Path, tokenizer) -> tuple[Source | None, list[str]]:
         return None, [str(error)]
 
     def read(shapes, dtype=None, shardings=None):
-        params = runs.load_params(step, loading.shapes(base.model))
+        if record:
+            params = adapters.read(step, record, base.model, base.read)
+        else:
+            params = runs.load_params(step, loading.shapes(base.model))
         params = {name: params[name] for name in shapes}
         return loading.place(params, dtype, shardings)
 

@@ -17,6 +17,7 @@ import optax
 from ar1_jax.core import errors
 from ar1_jax.models import alpamayo, grammar
 from ar1_jax.rl import advantages, objectives
+from ar1_jax.train import tuning
 
 OBJECTIVES = ("paper", "clipped", "sequence_clipped", "capped")
 
@@ -65,7 +66,7 @@ class Recipe:
 
 @flax.struct.dataclass
 class State:
-    """params: the policy's tree; optimizer: its state. What is not here (rate, step, keys) is an argument."""
+    """params: what is trained; optimizer: its state. What is not here (rate, step, keys, base) is an argument."""
 
     params: dict
     optimizer: tuple
@@ -142,18 +143,20 @@ def freeze(params, trained):
     return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trained)
 
 
-def build(model, rules, recipe, optimizer, trained=None):
-    """-> jitted update(state, rollout, ref_log_prob, rate) -> state, metrics; it consumes `state`.
+def build(model, rules, recipe, optimizer, trained=None, join=tuning.everything):
+    """-> jitted update(state, rollout, ref_log_prob, rate, base=None) -> state, metrics; it consumes `state` alone.
 
-    trained: tree of bools like the parameters (None: all); the optimizer's own rates should agree with it.
+    trained: tree of bools like the state's parameters (None: all); the optimizer's own rates should agree with it.
+    join(params, base) -> the model's parameters (`train.tuning`).
     optimizer: gradient transformation without the rate, `train.optimizer.adamw`. metrics: scalars; "gap" is
     the mean distance of learner and sampler log-probabilities, zero up to rounding at the first update of a
     batch. A gradient that is not finite changes nothing and shows as finite = 0.
     """
 
-    def update(state, rollout, ref_log_prob, rate):
+    def update(state, rollout, ref_log_prob, rate, base=None):
         moving = lambda params: params if trained is None else freeze(params, trained)
-        loss = lambda params: total_loss(model, rules, recipe, moving(params), rollout, ref_log_prob)
+        whole = lambda params: join(moving(params), base)
+        loss = lambda params: total_loss(model, rules, recipe, whole(params), rollout, ref_log_prob)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])

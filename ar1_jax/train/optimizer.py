@@ -14,8 +14,7 @@ from ar1_jax.core import errors, trees
 
 # Stacked norms are [layers, D]: two dimensions do not make a matrix, names do. Embeddings are not decayed.
 REST = r".*"
-DECAY = ((r".*kernel", 1.0), (REST, 0.0))
-RATES = ((REST, 1.0),)
+DECAY = ((r".*(kernel|lora_a|lora_b)", 1.0), (REST, 0.0))
 
 
 def by_pattern(tree, table, name):
@@ -55,13 +54,14 @@ def frozen(rates):
     return [path for path, rate in trees.flatten(rates).items() if rate == 0]
 
 
-def adamw(params, *, b1, b2, weight_decay, clip, rates=RATES, decay=DECAY):
+def adamw(params, *, b1, b2, weight_decay, clip, rates=None, decay=DECAY):
     """Gradient transformation up to, and without, the learning rate; parameters only for their paths.
 
-    Clip by global norm -> Adam -> weight decay on matrices -> multiplier per parameter (0 freezes it, its Adam
-    state included). Gradients of frozen parameters are zeroed first, so that they do not enter the norm.
+    Clip by global norm -> Adam -> weight decay on matrices -> multiplier per parameter (rates: a tree like the
+    parameters, None for 1; 0 freezes a parameter, its Adam state included). Gradients of frozen parameters are zeroed
+    first, so that they do not enter the norm.
     """
-    rate = by_pattern(params, rates, "rates")
+    rate = jax.tree.map(lambda _: 1.0, params) if rates is None else rates
     weights = jax.tree.map(lambda d: d * weight_decay, by_pattern(params, decay, "decay"))
 
     def freeze(updates, _):

@@ -18,7 +18,7 @@ import optax
 from ar1_kernels.linear_log_prob import inside
 
 from ar1_jax.models import alpamayo, grammar
-from ar1_jax.train import losses
+from ar1_jax.train import losses, tuning
 
 CELL_BIAS = -3.0  # of a fresh head: nearly all cells are empty
 
@@ -40,9 +40,9 @@ class Recipe:
 
 @flax.struct.dataclass
 class State:
-    """params: the policy's tree; head: the cell head, dropped after training; optimizer: of both; stuck: i32 [],
+    """params: what is trained of the policy; head: the cell head, dropped after training; optimizer: of both;
 
-    steps in a row whose gradient was not finite.
+    stuck: i32 [], steps in a row whose gradient was not finite.
     """
 
     params: dict
@@ -54,7 +54,7 @@ class State:
 def init_head(key, width, classes):
     """Dense [width, classes] that reads an image token: small kernel, bias CELL_BIAS."""
     kernel = jax.random.normal(key, (width, classes)) / math.sqrt(width)
-    return {"cells": {"kernel": kernel, "bias": jnp.full((classes,), CELL_BIAS)}}
+    return {"cells": {"kernel": kernel, "bias": jnp.full((classes,), CELL_BIAS, jnp.float32)}}
 
 
 def trained(params, head):
@@ -117,12 +117,13 @@ def total_loss(model, rules, recipe, encode, tree, batch, knobs, key):
     return loss, parts | {"loss": loss}
 
 
-def build(model, rules, recipe, encode, optimizer, rates=None):
-    """The jitted step(state, batch, knobs, key) -> state, metrics; it consumes `state`.
+def build(model, rules, recipe, encode, optimizer, rates=None, join=tuning.everything):
+    """The jitted step(state, batch, knobs, key, base=None) -> state, metrics; it consumes `state`, not `base`.
 
     encode(batch) -> models.alpamayo.Prompt; knobs: f32 scalars "rate" and "cells". rates: the tree of multipliers
     (optimizer.by_pattern); where it is 0 no gradient is computed, so that a frozen tower costs no backward pass.
-    A step whose gradient is not finite changes nothing but `stuck`.
+    join(params, base) -> the model's parameters (tuning.py). A step whose gradient is not finite changes nothing but
+    `stuck`.
     """
 
     def moving(tree):
@@ -132,9 +133,13 @@ def build(model, rules, recipe, encode, optimizer, rates=None):
             else jax.tree.map(lambda p, r: p if r else jax.lax.stop_gradient(p), tree, rates)
         )
 
-    def step(state, batch, knobs, key):
+    def step(state, batch, knobs, key, base=None):
+        def loss(tree):
+            tree = moving(tree)
+            whole = trained(join(tree["policy"], base), tree["head"])
+            return total_loss(model, rules, recipe, encode, whole, batch, knobs, key)
+
         tree = trained(state.params, state.head)
-        loss = lambda tree: total_loss(model, rules, recipe, encode, moving(tree), batch, knobs, key)
         grads, metrics = jax.grad(loss, has_aux=True)(tree)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])

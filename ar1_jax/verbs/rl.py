@@ -6,11 +6,11 @@ report.html and the finished policy where config.export names a folder. Called a
 stopped.
 """
 
+import functools
 import os
 import platform
 import sys
 import time
-import zlib
 
 import jax
 import numpy as np
@@ -21,10 +21,10 @@ from ar1_jax.core import config as config_lib
 from ar1_jax.core import errors, runlog, sharding, signals, trees
 from ar1_jax.data import samples
 from ar1_jax.figures import plan
-from ar1_jax.policy import loading
+from ar1_jax.policy import adapters, loading
 from ar1_jax.rl import evaluation, judge, loop, report, rewards, rollout, step, tables
 from ar1_jax.text import prompt
-from ar1_jax.train import optimizer
+from ar1_jax.train import optimizer, tuning
 from ar1_jax.world import api
 
 SHOWN = ("reward", "reasoning", "consistency", "trajectory", "decision_right", "ade", "kl", "entropy", "gap",
@@ -35,14 +35,14 @@ CARDS = 6
 def run(config) -> int:
     """Evaluates, trains, evaluates; returns the exit code."""
     check(config)
-    policy = loading.load(config.policy, dtype="float32")
+    policy = loading.load(config.policy, dtype=None if config.lora.rank else "float32")
     folder = runlog.open_run(config.root, config.name, config)
     trainer = Trainer(config, policy, folder)
     state, start = trainer.start()
     with runlog.RunLog(folder, config.steps, start) as log, signals.catch() as stop:
-        log.say(f"rl: {trees.count(policy.params):,} parameters, {config.steps} steps of {config.scenes} scenes x "
+        log.say(f"rl: {trainer.tuned}, {config.steps} steps of {config.scenes} scenes x "
                 f"{config.group} completions on {trainer.mesh.size} device(s), in {folder}")  # fmt: skip
-        before = trainer.evaluate("before", policy.params, log)
+        before = trainer.evaluate("before", trainer.tuned.params, log)
         parts = trainer.parts(log, stop)
         state, done = loop.fit(state, start, parts, trainer.settings, jax.random.key(config.seed))
         if done < config.steps:
@@ -50,7 +50,7 @@ def run(config) -> int:
             return stop.exit_code(saved=True)
         after = trainer.evaluate("after", state.params, log)
         trainer.report(before, after, log)
-        policy.params = state.params
+        policy.params = trainer.tuned.merged(state.params)
         return export(config, policy, log)
 
 
@@ -97,9 +97,12 @@ class Trainer:
         model, rules = policy.config.model, policy.config.grammar("tokens")
         self.recipe = step.Recipe(**c.objective, temperature=c.temperature)
         self.judge = judge.Judge(policy.config, policy.vocabulary, c.rewards)
-        optimum, rates = c.optimizer, optimizer.read_table(c.optimizer.rates)
+        self.tuned = tuning.begin(c.lora, policy.params, jax.random.key(c.seed + 2), c.policy)
+        optimum = c.optimizer
+        rates = optimizer.by_pattern(policy.params, optimizer.read_table(optimum.rates), "optimizer.rates")
+        rates = self.tuned.rates(rates)
         self.optimizer = optimizer.adamw(
-            policy.params, b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay, clip=optimum.clip,
+            self.tuned.params, b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay, clip=optimum.clip,
             rates=rates,
         )  # fmt: skip
         self.settings = loop.Settings(
@@ -116,8 +119,8 @@ class Trainer:
         self.evaluation, self.validation = measure(self.test), measure(held)
         self.sample = rollout.build(model, rules, encode, samples=c.group, temperature=c.temperature)
         self.score = step.build_score(model, rules, c.temperature)
-        trained = jax.tree.map(lambda rate: rate > 0, optimizer.by_pattern(policy.params, rates, "rates"))
-        self.update = step.build(model, rules, self.recipe, self.optimizer, trained)
+        moving = jax.tree.map(lambda rate: rate > 0, rates)
+        self.program = step.build(model, rules, self.recipe, self.optimizer, moving, self.tuned.join)
 
     def layout(self):
         """The prompt layout of the world's pictures."""
@@ -127,27 +130,27 @@ class Trainer:
 
     def start(self):
         """(State, finished steps): fresh, or of the newest whole checkpoint that began from this policy."""
-        state = jax.device_put(step.init_state(self.policy.params, self.optimizer), self.everywhere)
+        state = jax.device_put(step.init_state(self.tuned.params, self.optimizer), self.everywhere)
         where = self.folder / "checkpoints"
         if runs.latest(where) is None:
             return state, 0
-        found = runs.restore(where, {"params": state.params, "optimizer": state.optimizer}, fall_back=True)
-        if found.loop["start_policy"] != self.fingerprint():
+        items = {"params": state.params, "optimizer": state.optimizer}
+        found = tuning.restore(where, items, self.tuned.record)
+        if found.loop["start_policy"] != self.fingerprint:
             raise errors.CheckpointError(
                 f"{where}: began from another policy than {self.config.policy}; choose another name"
             )
         return step.State(found.params, found.optimizer), found.step
 
+    @functools.cached_property
     def fingerprint(self):
         """A checksum of the start policy, which is the reference of the KL term too."""
-        value = 0
-        for leaf in jax.tree.leaves(self.policy.params):
-            value = zlib.crc32(np.asarray(leaf).tobytes(), value)
-        return f"{value:08x}"
+        return trees.checksum(self.policy.params)
 
     def save(self, state, at):
         """Writes checkpoints/<step>."""
-        about = {"loop": {"step": at, "start_policy": self.fingerprint()}, "config": self.config}
+        record = {} if self.tuned.record is None else {adapters.RECORD: self.tuned.record}
+        about = {"loop": {"step": at, "start_policy": self.fingerprint} | record, "config": self.config}
         items = {"params": state.params, "optimizer": state.optimizer} | about
         runs.save(self.folder / "checkpoints", at, items, keep=2)
 
@@ -165,7 +168,7 @@ class Trainer:
         reference = self.policy.params
         return loop.Parts(
             scenes=self.scenes,
-            sample=lambda params, batch, keys: self.sample(params, self.shard(batch), keys),
+            sample=lambda params, batch, keys: self.sample(self.tuned.model(params), self.shard(batch), keys),
             judge=self.judge,
             reference=lambda prompt, ids: self.score(reference, prompt, ids),
             update=self.update,
@@ -175,9 +178,13 @@ class Trainer:
             stop=stop.anywhere,
         )
 
+    def update(self, *arguments):
+        """One update of the learner on the run's base."""
+        return self.program(*arguments, self.tuned.base)
+
     def validate(self, params):
         """Mean greedy reward and its parts on the validation split."""
-        found, _ = self.validation(params, sampled=False)
+        found, _ = self.validation(self.tuned.model(params), sampled=False)
         means = {name.removeprefix("greedy/"): float(value.mean()) for name, value in found.items()}
         return {name: means[name] for name in ("reward", *rewards.REWARDS, "decision_right", "ade", "valid")}
 
@@ -198,13 +205,13 @@ class Trainer:
         settings does not repeat the first."""
         file = self.folder / "evaluation" / f"{name}.npz"
         c = self.config
-        about = f"{self.fingerprint()} {dict(c.rewards)} {dict(c.evaluation)} {c.temperature} {c.seed}"
+        about = f"{self.fingerprint} {dict(c.rewards)} {dict(c.evaluation)} {c.temperature} {c.seed}"
         if name == "before" and file.exists():
             with np.load(file) as kept:
                 if "about" in kept.files and str(kept["about"]) == about:
                     return {key: kept[key] for key in kept.files}
         began = time.monotonic()
-        found, texts = self.evaluation(params)
+        found, texts = self.evaluation(self.tuned.model(params))
         took = time.monotonic() - began
         found = found | {"texts": np.array(texts), "about": np.array(about)}
         file.parent.mkdir(exist_ok=True)
@@ -284,7 +291,7 @@ class Trainer:
         c = self.config
         return {
             "command": "python -m ar1_jax.main " + " ".join(sys.argv[1:]),
-            "policy": f"{self.config.policy} ({self.fingerprint()})",
+            "policy": f"{self.config.policy} ({self.fingerprint})",
             "objective": f"{c.objective.name}, {c.steps} steps of {c.scenes} scenes x {c.group} completions",
             "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
             "versions": f"jax {jax.__version__}, Python {platform.python_version()}",

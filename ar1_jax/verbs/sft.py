@@ -13,11 +13,11 @@ import jax
 from jax.sharding import NamedSharding
 
 from ar1_jax.checkpoints import runs
-from ar1_jax.core import errors, runlog, sharding, sharding_tables, signals, trees
+from ar1_jax.core import errors, runlog, sharding, sharding_tables, signals
 from ar1_jax.data import pipeline, reuse, samples
 from ar1_jax.evaluate import report
-from ar1_jax.policy import loading
-from ar1_jax.train import loop, optimizer, schedule, step, validate
+from ar1_jax.policy import adapters, loading
+from ar1_jax.train import loop, optimizer, schedule, step, tuning, validate
 
 WINDOW = 8  # decision words lie among the first tokens of a completion
 SHOWN = ("samples_per_second", "rate", "loss", "tokens", "decision", "cells", "flow", "validation/loss",
@@ -35,9 +35,7 @@ def run(config) -> int:
     state, progress = trainer.start()
     total = f"{progress.plan.total} steps" if config.steps else f"{config.minutes:g} minutes"
     with runlog.RunLog(folder, progress.plan.total, progress.step) as log, signals.catch() as stop:
-        log.say(
-            f"sft: {trees.count(policy.params):,} parameters, {len(layout.ids)} prompt tokens, {total}, in {folder}"
-        )
+        log.say(f"sft: {trainer.tuned}, {len(layout.ids)} prompt tokens, {total}, in {folder}")
         batches = trainer.batches(world)
         parts = loop.Parts(
             trainer.step,
@@ -51,14 +49,19 @@ def run(config) -> int:
         if progress.step < progress.plan.total:
             log.say(f"stopped by {stop.signal_name} at step {progress.step}; call again to continue")
             return stop.exit_code(saved=True)
-        policy.params = trainer.best(progress)
+        policy.params = trainer.tuned.merged(trainer.best(progress))
         return finish(config, policy, layout, progress, folder, log)
 
 
 def initial_policy(config):
-    """A fresh policy of a size, or the one of a folder in float32."""
+    """A fresh policy of a size, or the one of a folder: in float32 to be trained, as `load` likes it as a base."""
     if pathlib.Path(config.model).is_dir():
-        return loading.load(config.model, dtype="float32")
+        return loading.load(config.model, dtype=None if config.lora.rank else "float32")
+    if config.lora.rank:
+        raise errors.ConfigError(
+            f"config.lora.rank={config.lora.rank}: adapters need a trained policy, and config.model={config.model!r} "
+            "begins from nothing; name a checkpoint folder"
+        )
     return loading.create(config.model, jax.random.key(config.seed))
 
 
@@ -87,15 +90,21 @@ class Trainer:
         self.recipe = step.Recipe(
             c.loss.flow_draws, c.loss.flow, c.loss.cells_positive, c.loss.tokens, c.loss.strict
         )
-        optimum, table = c.optimizer, optimizer.read_table(c.optimizer.rates)
+        self.mesh, self.head = spread_over(c), head
+        self.tuned = tuning.begin(c.lora, policy.params, jax.random.key(c.seed + 4), c.model, self.mesh)
+        policy.params = self.tuned.base or policy.params  # one copy of what stands still
+        optimum = c.optimizer
+        rates = optimizer.by_pattern(
+            step.trained(policy.params, head), optimizer.read_table(optimum.rates), "optimizer.rates"
+        )
+        rates = step.trained(self.tuned.rates(rates["policy"]), rates["head"])
         self.optimizer = optimizer.adamw(
-            step.trained(policy.params, head), b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay,
-            clip=optimum.clip, rates=table,
+            step.trained(self.tuned.params, head), b1=optimum.b1, b2=optimum.b2, weight_decay=optimum.weight_decay,
+            clip=optimum.clip, rates=rates,
         )  # fmt: skip
-        self.params, self.head = policy.params, head
-        self.mesh = spread_over(c)
-        rates = optimizer.by_pattern(step.trained(policy.params, head), table, "optimizer.rates")
-        self.program = step.build(policy.config.model, rules, self.recipe, encode, self.optimizer, rates)
+        self.program = step.build(
+            policy.config.model, rules, self.recipe, encode, self.optimizer, rates, self.tuned.join
+        )
         look = step.examine(policy.config.model, rules, self.recipe, encode, WINDOW)
         self.look = validate.Validation(look, held, c.validation.batch)
         self.settings = loop.Settings(
@@ -105,16 +114,14 @@ class Trainer:
 
     def fresh(self):
         """The state of step 0, laid out over the mesh by the house's tables."""
-        state = step.init_state(self.params, self.head, self.optimizer)
-        if self.mesh.size == 1:
-            return state
-        return sharding.shard_tree(state, self.params, sharding_tables.PARAMETERS, self.mesh)
+        state = step.init_state(self.tuned.params, self.head, self.optimizer)
+        return state if self.mesh.size == 1 else tuning.spread(self.tuned, state, self.mesh)
 
     def step(self, state, batch, *rest):
         """One step; the scenes of the batch are spread over the mesh."""
         if self.mesh.size > 1:
             batch = jax.device_put(batch, NamedSharding(self.mesh, sharding_tables.ACTIVATIONS["scenes"]))
-        return self.program(state, batch, *rest)
+        return self.program(state, batch, *rest, self.tuned.base)
 
     def start(self):
         """A fresh state and progress, or those of the newest whole checkpoint."""
@@ -123,14 +130,16 @@ class Trainer:
         progress = loop.Progress(schedule.Plan(total, min(c.optimizer.warmup, total - 1), c.optimizer.floor))
         if runs.latest(self.folder / "checkpoints") is None:
             return state, progress
-        found = runs.restore(self.folder / "checkpoints", self.items(state), fall_back=True)
-        rest = found.optimizer
+        where = self.folder / "checkpoints"
+        found = tuning.restore(where, self.items(state), self.tuned.record)
+        rest, plain = found.optimizer, dict(found.loop)
+        plain.pop(adapters.RECORD, None)
         return step.State(found.params, rest["head"], rest["adam"], rest["stuck"]), loop.Progress.from_dict(
-            found.loop
+            plain
         )
 
     def items(self, state):
-        """The state as the two trees of a checkpoint: the policy alone, and all else."""
+        """The state as the two trees of a checkpoint: what is trained of the policy, and all else."""
         return {
             "params": state.params,
             "optimizer": {"adam": state.optimizer, "head": state.head, "stuck": state.stuck},
@@ -138,20 +147,21 @@ class Trainer:
 
     def save(self, state, progress, best):
         """Writes checkpoints/<step>, and best/<step> where this is the best so far."""
-        about = {"loop": progress.to_dict(), "config": self.config}
+        record = {} if self.tuned.record is None else {adapters.RECORD: self.tuned.record}
+        about = {"loop": progress.to_dict() | record, "config": self.config}
         if best:
             runs.save(self.folder / "best", progress.step, {"params": state.params, **about}, keep=1)
         runs.save(self.folder / "checkpoints", progress.step, self.items(state) | about, keep=2)
 
     def best(self, progress):
-        """Parameters of the lowest validation loss."""
-        return runs.restore(self.folder / "best", {"params": self.params}, step=progress.best_step).params
+        """What was trained, at the lowest validation loss."""
+        like = {"params": self.tuned.params}
+        return runs.restore(self.folder / "best", like, step=progress.best_step).params
 
     def validate(self, state, at):
         """Validation with the same flow draws at every step."""
-        return self.look(
-            state.params, state.head, jax.random.key(self.config.seed + 2), samples.cell_classes()
-        )
+        key = jax.random.key(self.config.seed + 2)
+        return self.look(self.tuned.model(state.params), state.head, key, samples.cell_classes())
 
     def batches(self, world):
         """The training iterator."""

@@ -35,7 +35,8 @@ def reference(params, rate, decay, clip=1.0, b1=0.9, b2=0.95, lr=0.1):
 
 
 def run(rates):
-    tx = optimizer.adamw(PARAMS, b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0, rates=rates)
+    tree = optimizer.by_pattern(PARAMS, rates, "rates")
+    tx = optimizer.adamw(PARAMS, b1=0.9, b2=0.95, weight_decay=0.05, clip=1.0, rates=tree)
     params, state = PARAMS, tx.init(PARAMS)
     for grads in GRADS:
         updates, state = tx.update(grads, state, params)
