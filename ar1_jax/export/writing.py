@@ -22,6 +22,7 @@ import ar1_jax
 from ar1_jax.checkpoints import folders, tensor_files
 from ar1_jax.core import errors, trees
 from ar1_jax.export import runtime, stages
+from ar1_jax.policy import quantization
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 UNITS = {
@@ -40,14 +41,16 @@ def write(
 ) -> dict:
     """Exports the stages `names` of a policy to the new folder `target`; -> the manifest.
 
-    ConfigError for unknown stages, platforms or sizes; CheckpointError for a target that is not empty, not writable or
-    on a full disk. Nothing half-written remains."""
+    ConfigError for unknown stages, platforms or sizes and quantised weights; CheckpointError for a target that is not
+    empty, not writable or on a full disk. Nothing half-written remains."""
     for name in names:
         errors.one_of(name, stages.WEIGHTS, "stage")
     for name in platforms:
         errors.one_of(name, PLATFORMS, "platform")
     if not names or not platforms:
         raise errors.ConfigError("export: name at least one stage and one platform")
+    if quantization.any_quantized(policy.params):
+        raise errors.ConfigError("export: quantised weights are not exported; load without quantization=")
     stages.check(policy, sizes)
     needed = {path: x for name in names for path, x in stages.weights_of(name, policy.params).items()}
     flat = {path: x for path, x in trees.flatten(policy.params).items() if path in needed}
