@@ -204,6 +204,7 @@ def draw_view(figure, top: float, window, history_xyz, trajectories, kinds, trut
     view = axes(figure, MARGIN, top + 28, WIDTH - 2 * MARGIN, view_height(window))
     x0, x1, y0, y1 = fit_aspect(window, (WIDTH - 2 * MARGIN) / view_height(window))
     view.set(xlim=(x0, x1), ylim=(y0, y1))
+    view.locator_params(integer=True)  # a label such as -10.0 would not fit beside the view
     plain(view)
     for lane in lanes:
         lane = np.asarray(lane, np.float64)

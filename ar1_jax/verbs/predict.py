@@ -17,8 +17,8 @@ from ar1_jax import images
 from ar1_jax.core import errors, runlog, scenes
 from ar1_jax.core.types import Plan, Scene
 from ar1_jax.data import examples, folder
+from ar1_jax.figures import overlay, report
 from ar1_jax.figures import plan as plan_figure
-from ar1_jax.figures import report
 from ar1_jax.metrics import displacement
 from ar1_jax.policy import loading
 from ar1_jax.text import coc
@@ -95,6 +95,7 @@ def run(config) -> int:
 
 def one(policy, example: folder.Example, index: int, result: Result, log) -> tuple[dict, dict]:
     """Draws, writes and prints one scene's result; returns its record and its card for the page."""
+    example = example._replace(notes=(*example.notes, *not_drawn(example.scene, result.plan)))
     name, facts = file_name(example.name, index), numbers(example, result.plan)
     picture = draw(policy, example, result.plan, log.figure(f"{name}.png"), result.other)
     record = to_json(example, result, facts) | {"figure": f"figures/{name}.png"}
@@ -235,6 +236,14 @@ def draw(policy, example: folder.Example, plan: Plan, path=None, other: Plan | N
         pictures=scene.images,
         samples=len(plan.reasoning),
     )
+
+
+def not_drawn(scene: Scene, plan: Plan) -> list[str]:
+    """A remark where no camera's picture can show the ways."""
+    if scene.calibration is None:
+        return ["calibration is absent: the ways are not drawn on the pictures"]
+    seen = overlay.looking_there(scene.calibration, plan.trajectory_xyz)
+    return [] if seen else ["the ways lie in no camera's picture, so they are drawn from above only"]
 
 
 def shown(influence: float | None) -> str:

@@ -218,6 +218,14 @@ def test_a_question_is_answered_where_the_policy_knows_questions(tmp_path, capsy
     assert f"question: {question}" in out and f"answer: {record['answer'] or '(no text)'}" in out
 
 
+def test_ways_that_no_camera_shows_are_remarked_on():
+    scene, ways = examples.world(0, "free").scene, np.zeros((2, 64, 3), np.float32)
+    plan = Plan(ways, *[None] * 3, ("", ""), *[None] * 4)
+    assert "in no camera's picture" in predict.not_drawn(scene, plan)[0]
+    assert "calibration is absent" in predict.not_drawn(scene.replace(calibration=None), plan)[0]
+    assert predict.not_drawn(scene, plan.replace(trajectory_xyz=ways + [20, 0, 0])) == []
+
+
 def test_the_strip_shows_what_the_policy_reads():
     class Stub:
         class config:
