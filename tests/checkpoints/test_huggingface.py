@@ -146,3 +146,19 @@ def test_a_full_or_unwritable_target_is_left_alone(tmp_path):
     with pytest.raises(errors.CheckpointError, match="cannot be written"):
         policy.save(tmp_path / "file" / "inside")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "full", "mine.txt"]
+
+
+def test_alpamayo_1_without_its_buffers_takes_what_the_config_says(tmp_path):
+    """The seven constants are optional (inference.md section 1.3); stored ones, here rounded to bfloat16, win."""
+    source = pathlib.Path(shutil.copytree(folders.folder("r1_small"), tmp_path / "checkpoint"))
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    stored = {name: x for name, x in tensors.items() if huggingface.names.BUFFERS.fullmatch(name)}
+    assert len(stored) == 7
+    kept = {name: x for name, x in tensors.items() if name not in stored}
+    safetensors.numpy.save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
+    with_them, without = folders.policy("r1_small").config, ar1_jax.load(source).config
+    space = json.loads((source / "config.json").read_text())["action_space_cfg"]
+    for key in ("accel_mean", "accel_std", "curvature_mean", "curvature_std"):
+        assert getattr(without.unicycle, key) == space[key], key
+        assert getattr(with_them.unicycle, key) == float(stored[f"action_space.{key}"]), key
+    assert without.model.expert.frequencies is None and len(with_them.model.expert.frequencies) == 10
