@@ -6,12 +6,17 @@ the centre of the first one at (0.5, 0.5). Nothing hides a band: what stands on 
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from ar1_jax.geometry import cameras
 
 BAND = 0.6  # m; six bands of a car's width would hide each other
 ALL_BANDS = 0.7  # opacity where all samples lie one upon another
+project, onto_plane = (
+    jax.jit(cameras.project),
+    jax.jit(cameras.onto_plane),
+)  # one program a lens, not one an operation
 FINER = 8  # points for each waypoint, so that a straight stretch bends as a wide lens bends it
 
 
@@ -20,7 +25,7 @@ def looking_there(calibration: Sequence | None, trajectories: np.ndarray, count:
     axis points most nearly to where the ways lead. Cameras without a mounting see nothing."""
     ways, angles = np.asarray(trajectories, np.float32), {}
     for index, camera in enumerate(calibration or ()):
-        if camera.rig_from_camera is None or not np.asarray(cameras.project(camera, ways)[1]).any():
+        if camera.rig_from_camera is None or not np.asarray(project(camera, ways)[1]).any():
             continue
         lead = ways.reshape(-1, 3).mean(0)
         angles[index] = -float(np.asarray(camera.rig_from_camera)[:3, 2] @ lead)
@@ -68,15 +73,14 @@ def band(camera, way: np.ndarray, rotation: np.ndarray) -> list[np.ndarray]:
     across = dense(rotation[:, :, 1], (0.0, 1.0, 0.0)) * (BAND / 2)
     middle = dense(way)
     (left, ahead_left), (right, ahead_right) = (
-        [np.asarray(a) for a in cameras.onto_plane(camera, edge)]
-        for edge in (middle + across, middle - across)
+        [np.asarray(a) for a in onto_plane(camera, edge)] for edge in (middle + across, middle - across)
     )
     return [np.concatenate([left[run], right[run][::-1]]) for run in stretches(ahead_left & ahead_right)]
 
 
 def runs(camera, points: np.ndarray) -> list[np.ndarray]:
     """The parts [M, 2] px of a line of points [N, 3] that lie before the camera."""
-    pixels, before = (np.asarray(a) for a in cameras.onto_plane(camera, np.asarray(points, np.float32)))
+    pixels, before = (np.asarray(a) for a in onto_plane(camera, np.asarray(points, np.float32)))
     return [pixels[run] for run in stretches(before)]
 
 
