@@ -12,9 +12,9 @@ from ar1_jax.checkpoints import huggingface
 from tests.policy import folders
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Each process writes down which rows of which tensors it asks for.
+# Each process writes down which rows of which tensors it asks for; process 1 opens its files late and is waited for.
 HOOK = """
-import atexit, json, os
+import atexit, json, os, time
 from ar1_jax.checkpoints import tensor_files
 asked, rows = [], tensor_files.Reader.rows
 def counting(self, name, first=0, last=None):
@@ -22,6 +22,11 @@ def counting(self, name, first=0, last=None):
     asked.append([name, first, first + len(out)] if out.ndim else [name, 0, 0])
     return out
 tensor_files.Reader.rows = counting
+open_files = tensor_files.Writer.__init__
+def slow(self, files):
+    time.sleep(3 * int(os.environ.get("AR1_JAX_PROCESS", 0)))
+    open_files(self, files)
+tensor_files.Writer.__init__ = slow
 path = os.path.join(os.path.dirname(__file__), "asked-" + os.environ.get("AR1_JAX_PROCESS", "none"))
 atexit.register(lambda: open(path, "w").write(json.dumps(asked)))
 """
