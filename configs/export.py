@@ -17,6 +17,7 @@ def get_config(argument=None):
     config.policy = "nano"  # the bundled one, or a folder
     config.target = ""  # a new folder
     config.dtype = ""  # "bfloat16", "float16" or "float32"; "" as ar1_jax.load chooses
+    config.quantization = ""  # "int8": the layers' kernels in eight bits; "fp8" where this machine has it
     config.stages = ("prompt", "prefill", "decode", "flow")
     config.platforms = ("cpu", "cuda", "tpu")
     config.cameras = (0, 1, 2, 6)  # ids, ascending

@@ -20,7 +20,7 @@ from ar1_jax.core import errors, trees
 from ar1_jax.models.alpamayo import Prefix, Prompt, prefill
 from ar1_jax.models.decoder import Cache
 from ar1_jax.policy import policy as policies
-from ar1_jax.policy import prompts, sampling
+from ar1_jax.policy import prompts, quantization, sampling
 
 LANGUAGE, HEAD = r"vlm/model/language_model/.*", r"vlm/lm_head/.*"
 WEIGHTS = {  # stage -> patterns of the parameters that it reads
@@ -165,10 +165,12 @@ def _prefix(x) -> Prefix:
     )
 
 
-def weights_of(stage: str, params) -> dict[str, jax.Array]:
-    """{path: array} of the parameters that a stage reads, in the tree's order."""
-    flat = trees.flatten(params)
-    return {path: x for path, x in flat.items() if any(trees.matches(p, path) for p in WEIGHTS[stage])}
+def part(stage: str, params) -> dict:
+    """Those parameters that a stage reads, as nested dicts; quantised kernels stay whole."""
+    flat = trees.flatten(params, is_leaf=quantization.is_quantized)
+    return trees.nest(
+        {path: x for path, x in flat.items() if any(trees.matches(p, path) for p in WEIGHTS[stage])}
+    )
 
 
 def check(policy, sizes: Sizes) -> None:

@@ -16,13 +16,13 @@ import flax
 import jax
 import jaxlib
 import numpy as np
+import safetensors.numpy
 from jax import export
 
 import ar1_jax
-from ar1_jax.checkpoints import folders, tensor_files
+from ar1_jax.checkpoints import folders
 from ar1_jax.core import errors, trees
 from ar1_jax.export import runtime, stages
-from ar1_jax.policy import quantization
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 UNITS = {
@@ -41,19 +41,16 @@ def write(
 ) -> dict:
     """Exports the stages `names` of a policy to the new folder `target`; -> the manifest.
 
-    ConfigError for unknown stages, platforms or sizes and quantised weights; CheckpointError for a target that is not
-    empty, not writable or on a full disk. Nothing half-written remains."""
+    ConfigError for unknown stages, platforms or sizes; CheckpointError for a target that is not empty, not writable or
+    on a full disk. Nothing half-written remains."""
     for name in names:
         errors.one_of(name, stages.WEIGHTS, "stage")
     for name in platforms:
         errors.one_of(name, PLATFORMS, "platform")
     if not names or not platforms:
         raise errors.ConfigError("export: name at least one stage and one platform")
-    if quantization.any_quantized(policy.params):
-        raise errors.ConfigError("export: quantised weights are not exported; load without quantization=")
     stages.check(policy, sizes)
-    needed = {path: x for name in names for path, x in stages.weights_of(name, policy.params).items()}
-    flat = {path: x for path, x in trees.flatten(policy.params).items() if path in needed}
+    flat = {path: x for name in names for path, x in trees.flatten(stages.part(name, policy.params)).items()}
     problems = folders.problems(pathlib.Path(target), trees.num_bytes(flat), policy.source)
     errors.raise_all(problems, "export", errors.CheckpointError)
     made = stages.make(policy, sizes)
@@ -73,14 +70,14 @@ def write(
 
 def program(stage: stages.Stage, params, platforms, folder: pathlib.Path) -> dict:
     """Exports one stage into NAME.stablehlo; -> its part of the manifest."""
-    weights = stages.weights_of(stage.name, params)
+    part = stages.part(stage.name, params)
+    weights, tree = trees.flatten(part), jax.tree.structure(part)
     names: list[str] = []
 
     def flat(*arrays):
         held, given = arrays[: len(weights)], arrays[len(weights) :]
-        out = stage.function(
-            trees.nest(dict(zip(weights, held))), dict(zip(stage.inputs, given, strict=True))
-        )
+        inputs = dict(zip(stage.inputs, given, strict=True))
+        out = stage.function(jax.tree.unflatten(tree, held), inputs)
         names[:] = out
         return tuple(out.values())
 
@@ -108,9 +105,8 @@ def tensor(x) -> dict:
 
 
 def write_weights(path: pathlib.Path, flat: dict) -> None:
-    """Parameters by path, stacked as the programs want them, one at a time."""
-    codes = [(name, tensor_files.CODES[np.dtype(x.dtype)], tuple(x.shape)) for name, x in flat.items()]
-    tensor_files.write(path, tensor_files.make_header(codes), lambda name: [np.asarray(flat[name])])
+    """Parameters by path, stacked as the programs want them."""
+    safetensors.numpy.save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, path)
 
 
 def copy(policy, folder: pathlib.Path) -> None:

@@ -23,7 +23,8 @@ from ar1_jax.data import examples
 from ar1_jax.export import runtime, stages, writing
 from ar1_jax.models.config import ExpertConfig
 from ar1_jax.policy import config as configs
-from ar1_jax.policy import loading
+from ar1_jax.policy import loading, prompts
+from ar1_jax.policy import policy as policies
 from ar1_jax.policy.policy import Policy
 from tests.policy import folders
 
@@ -127,6 +128,32 @@ def test_programs_of_the_released_shape_lower_for_all_platforms_and_stay_small(t
     assert sum(about["bytes"] for about in abouts) < 500_000
     path = next(i for i in abouts[1]["outputs"] if i["name"] == "prefix_k")
     assert path["shape"] == [36, 1, 3104, 8, 128]
+
+
+def test_eight_bit_weights_travel(tmp_path):
+    """Stored as int8 beside their scales; the program gives what the quantised policy gives here."""
+    target = tmp_path / "int8"
+    words = [
+        "--config.quantization=int8",
+        "--config.stages=('prompt', 'prefill')",
+        "--config.platforms=('cpu',)",
+    ]
+    assert main.main(["--config=export", f"--config.target={target}", *words]) == 0
+    bundle, scene = runtime.load(target), examples.world(3).scene
+    assert bundle.weights["vlm/model/language_model/layers/mlp/up_proj/kernel/qvalue"].dtype == np.int8
+    plain = sum(x.nbytes for x in jax.tree.leaves(stages.part("prefill", POLICY.params)))
+    assert (target / "weights.safetensors").stat().st_size < 0.5 * plain
+    out = bundle(
+        pictures=scene.images[None],
+        history_xyz=scene.ego_history_xyz[None],
+        history_rot=scene.ego_history_rot[None],
+    )
+    policy = ar1_jax.load("nano", quantization="int8")
+    encoded = prompts.encode_scene(policy.config, policy.templates, scene)
+    prompt = prompts.batch(policy.config, [encoded], 128)
+    hidden = [policies.prefill(p.config.model, p.params, prompt).hidden for p in (policy, POLICY)]
+    np.testing.assert_allclose(out["hidden"], hidden[0], atol=1e-4)
+    assert np.abs(out["hidden"] - hidden[1]).max() > 1e-3  # the probe
 
 
 def test_the_manifest_describes_the_programs(exported):
