@@ -60,11 +60,14 @@ def test_every_verb_is_in_the_table():
     assert {v for v in verbs if f"| `{v}` |" in README} == verbs
 
 
-def test_the_example_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_the_examples_run_and_the_influence_is_the_one_written():
     scope = {}
-    exec(block, scope)
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(block, scope)
     assert scope["plan"].trajectory_xyz.shape == (6, 64, 3) and "keep lane" in scope["plan"].reasoning[0]
+    assert set(scope["own"].reasoning) == {"Stop, keep lane: red light within 60 m."}
+    (written,) = re.findall(r"own\.influence\(told\)\) +# ([\d.]+) times", README)
+    assert abs(scope["own"].influence(scope["told"]) - float(written)) < 0.1
 
 
 def test_results_are_those_of_the_bundled_policy():
