@@ -1,4 +1,4 @@
-"""The sft verb with adapters on the bundled nano: it learns, it finds again what it saved, it refuses what cannot be."""
+"""The sft verb with adapters on the bundled nano: it learns, finds again what it saved, refuses what cannot be."""
 
 import dataclasses
 import json
