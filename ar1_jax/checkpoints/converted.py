@@ -10,6 +10,7 @@ Reading checks the manifest, then names and shapes, and restores straight to the
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -74,16 +75,19 @@ def buffers(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return {name: reader.rows(name) for name in header.entries}
 
 
-def read(folder: pathlib.Path, shapes, dtype=None, shardings=None, verified: bool = False):
+def read(
+    folder: pathlib.Path, shapes, dtype=None, shardings=None, finish: Callable = lambda x: x, verified: bool = False
+):  # fmt: skip
     """The parameters in the layout of `shapes`: NumPy arrays, or jax.Arrays where `shardings` (a tree) is given.
 
-    shapes: the saved tree, or some of its top-level parts. dtype: of all leaves, None as stored. verified: checksums
-    were compared before. CheckpointError where a file is torn or names or shapes differ."""
+    shapes: the saved tree, or some of its top-level parts. dtype: of all leaves, None as stored. finish: applied to
+    each NumPy array as soon as it is read. verified: checksums were compared before. CheckpointError where a file is torn or
+    names or shapes differ."""
     if not verified:
         runs.verify(pathlib.Path(folder).absolute())
     with Leaves(folder, shapes, dtype) as leaves:
         if shardings is None:
-            return trees.map_with_path(lambda path, shape: leaves.read(path, shape.shape), shapes)
+            return trees.map_with_path(lambda path, shape: finish(leaves.read(path, shape.shape)), shapes)
         return trees.map_with_path(
             lambda path, shape, where: leaves.read(path, shape.shape, where), shapes, shardings
         )

@@ -75,8 +75,7 @@ def _folder(folder: pathlib.Path, tokenizer, dtype, mesh) -> Policy:
     placed = None if mesh is None else shardings(tree, mesh)
     if converted.is_one(folder):
         stored = converted.buffers(folder)
-        params = converted.read(folder, tree, dtype, placed)
-        params = params if mesh is not None else jax.tree.map(jnp.asarray, params)
+        params = converted.read(folder, tree, dtype, placed, finish=jnp.asarray)
     else:
         found = huggingface.weights(folder)
         stored = huggingface.buffers(found)
