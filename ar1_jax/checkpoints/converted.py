@@ -81,8 +81,8 @@ def read(
     """The parameters in the layout of `shapes`: NumPy arrays, or jax.Arrays where `shardings` (a tree) is given.
 
     shapes: the saved tree, or some of its top-level parts. dtype: of all leaves, None as stored. finish: applied to
-    each NumPy array as soon as it is read. verified: checksums were compared before. CheckpointError where a file is torn or
-    names or shapes differ."""
+    each NumPy array as soon as it is read. verified: checksums were compared before. CheckpointError where a
+    file is torn or names or shapes differ."""
     if not verified:
         runs.verify(pathlib.Path(folder).absolute())
     with Leaves(folder, shapes, dtype) as leaves:
