@@ -2,7 +2,9 @@
 
 Four mesh shapes; parameters straight from the folder onto the mesh by the house's table; scenes of the golden. The
 golden multiplies two rows of lm_head (by 7.25 and 4.05), and the rounding of their logits with them: these two logits
-are compared before that factor."""
+are compared before that factor. How the head is cut has no part in it: with a whole head on every device the largest
+difference on (1, 8, 1) stays 1.24e-5. Hidden states differ by 1.0e-6 after the layers, and one device's own logit lies
+9.9e-6 from the product of its hidden state in float64."""
 
 import functools
 
