@@ -21,7 +21,7 @@ from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionC
 from ar1_jax.models.grammar import Grammar
 from ar1_jax.policy import loading, sampling, sizes
 from ar1_jax.policy import policy as policies
-from tests.policy import test_combinations
+from tests.policy import folders, test_combinations
 
 SMALL = ModelConfig(
     TextConfig(128, 256, 2, 4, 2, 32, 512, (6, 5, 5)), VisionConfig(2, 64, 128, 2, 16, 128, (0,)),
@@ -277,3 +277,15 @@ def test_another_scene_of_the_bucket_compiles_nothing(policy, options):
     with compilations() as seen:
         policy.plan(many(scene(0), scene(1)), samples=3, key=jax.random.key(0), **options)
     assert seen  # the probe: another K does
+
+
+def test_another_limit_of_a_release_compiles_nothing():
+    """Its completions have no length of their own: the limit is rounded up to a room, and kept inside it."""
+    release, (one, _) = folders.policy("v15_small"), test_combinations.released(*test_combinations.NAMES)
+    plan = lambda limit: release.plan(
+        one, samples=1, key=jax.random.key(0), max_new_tokens=limit, flow_steps=1
+    )
+    assert plan(3).lengths == 3
+    with compilations() as seen:
+        assert plan(5).lengths == 5
+    assert not seen
