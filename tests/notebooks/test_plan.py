@@ -52,6 +52,8 @@ def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
         loading.create("nano", jax.random.key(0)).save(tmp_path / "nano")
         for cell in notebook.cells:
             cell.source = cell.source.replace('load("nano")', f"load({str(tmp_path / 'nano')!r})")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'kernels'}")
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = ["".join(o.get("text", "") for o in c.get("outputs", ())) for c in notebook.cells]
