@@ -11,6 +11,7 @@ from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ModelConfig, TextConfig, VisionConfig
 from ar1_jax.models.grammar import Grammar
 from ar1_jax.policy import drafts, sampling
+from tests.goldens import compare
 from tests.policy import folders, test_combinations
 
 POLICY, SCENES = test_combinations.POLICY, test_combinations.SCENES
@@ -153,7 +154,9 @@ def test_the_longest_find_wins_then_the_nearest():
 
 
 @pytest.mark.parametrize("draft", ["previous", "ngram"])
-@pytest.mark.parametrize("options", [{}, {"guidance": 1.5}, {"decoder": "tokens"}, {"batch": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"reasoning": "Stop."}, {"guidance": 1.5}, {"decoder": "tokens"}, {"batch": 2}], ids=str
+)
 def test_a_plan_with_a_draft_is_the_plan_without(draft, options):
     scenes = SCENES if "batch" in options else SCENES[0]
     options = {"samples": 2, "key": jax.random.key(7), "flow_steps": 1, **options}
@@ -168,10 +171,10 @@ def test_a_plan_with_a_draft_is_the_plan_without(draft, options):
         assert a.rounds <= b.rounds if draft == "ngram" else a.rounds < b.rounds / 2
 
 
-@pytest.mark.parametrize(("name", "call"), [("r1_small", "greedy"), ("v15_small", "greedy")])
+@pytest.mark.parametrize(
+    ("name", "call"), [pytest.param("r1_small", "greedy", marks=pytest.mark.slow), ("v15_small", "greedy")]
+)
 def test_greedy_ids_are_the_references_with_any_draft(name, call):
-    from tests.goldens import compare
-
     spec, data = folders.spec(name)["calls"][call], compare.arrays(name)
     given = {key.split("/in/")[1]: data[key] for key in data if key.startswith(call + "/in/")}
     scene = folders.scene(name, spec["scenes"][0], (given["ego_history_xyz"][0], given["ego_history_rot"][0]))
