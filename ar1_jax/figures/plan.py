@@ -63,26 +63,17 @@ def render(
     check(frames, camera_names, trajectories, reasoning, decisions, notes, calibration, rotations)
     kinds = groups.group(reasoning, decisions or [""] * k)
     blocks = [reason_lines(kind, notes) for kind in kinds]
-    scale, strip = strip_scale(frames)
-    looks = overlay.looking_there(calibration, trajectories)
-    large = latest_frames(images if pictures is None else pictures)
+    shown = looks(calibration, trajectories, images if pictures is None else pictures, camera_names)
     window = view_window(history_xyz, trajectories, truth)
-    heights = {
-        "title": 40 if title else 8,
-        "strip": strip + 46,
-        "looks": strip_scale([large[i] for i in looks], LOOK_HEIGHT)[1] + 76 if looks else 0,
-        "view": view_height(window) + 84,
-        "text": max(200, sum(len(b) * LINE + 14 for b in blocks) + 20),
-    }
+    heights = row_heights(title, frames, shown, window, blocks)
     figure = new_figure(sum(heights.values()) + MARGIN)
     top = 16
     if title:
         write(figure, MARGIN, top, title, size=TEXT * 1.25, weight="bold")
     top += heights["title"]
-    draw_strip(figure, top, frames, camera_names, scale)
+    draw_strip(figure, top, frames, camera_names, strip_scale(frames)[0])
     top += heights["strip"]
-    if looks:
-        shown = [(large[i], camera_names[i], calibration[i]) for i in looks]
+    if shown:
         draw_looks(figure, top, shown, trajectories, rotations, kinds, truth)
     top += heights["looks"]
     draw_view(figure, top, window, history_xyz, trajectories, kinds, truth, agents, lanes)
@@ -93,6 +84,24 @@ def render(
     ]
     draw_speed(figure, top, heights["text"], speeds(history_xyz), future, kinds, truth)
     return save(figure, path)
+
+
+def looks(calibration, trajectories, pictures, camera_names) -> list[tuple]:
+    """(picture [H, W, 3], name, CameraModel) of each camera on which the ways are drawn."""
+    frames = latest_frames(pictures)
+    chosen = overlay.looking_there(calibration, trajectories)
+    return [(frames[i], camera_names[i], calibration[i]) for i in chosen]
+
+
+def row_heights(title, frames, shown, window, blocks) -> dict[str, int]:
+    """Pixels of each row of the picture, from top to bottom, its heading and the gap below it included."""
+    return {
+        "title": 40 if title else 8,
+        "strip": strip_scale(frames)[1] + 46,
+        "looks": strip_scale([frame for frame, *_ in shown], LOOK_HEIGHT)[1] + 76 if shown else 0,
+        "view": view_height(window) + 84,
+        "text": max(200, sum(len(b) * LINE + 14 for b in blocks) + 20),
+    }
 
 
 def check(

@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ar1_jax.core import errors
-from ar1_jax.data import folder
+from ar1_jax.core import errors, scenes
+from ar1_jax.data import examples, folder
 
 REAL = os.environ.get("AR1_REAL_DATA")
 real = pytest.mark.skipif(
@@ -282,3 +282,14 @@ def test_no_odd_value_anywhere_gives_another_error(tmp_path, kind):
             except errors.SceneError:
                 refused += 1
     assert refused > 200
+
+
+def test_an_absent_camera_made_black_is_mounted_nowhere_and_the_others_keep_their_calibration():
+    """Alpamayo 1 reads four cameras in a fixed order; three of them black, the ways are still drawn on the fourth."""
+    scene = examples.shipped(frames=1).scene
+    filled, _ = examples.fit(scene, (0, 1, 2, 6), 1, fill=True)
+    assert not filled.images[[0, 2, 3]].any() and (filled.images[1] == scene.images[0]).all()
+    assert filled.calibration[1] == scene.calibration[0]
+    assert [camera.rig_from_camera is None for camera in filled.calibration] == [True, False, True, True]
+    assert (filled.calibration[0].width, filled.calibration[0].height) == scene.images.shape[3:1:-1]
+    assert scenes.problems(filled) == []
