@@ -21,7 +21,7 @@ TEXT, SMALL = 8.0, 6.8  # points; 16 and 14 pixels here, 14 and 12 where the pic
 STRIP_HEIGHT, LOOK_HEIGHT = 400, 560  # at most, where one camera could be enlarged without end
 VIEW_HEIGHT = (240, 560)
 REASON_LINES = 8  # a longer text is cut here; the whole text is the caller's to keep
-LINE = 24
+LINE, DISC = 24, 26  # a line of text, the letter of a kind with some air
 DT = 0.1
 EGO_BOX = (4.8, 2.0, 1.4)  # length, width, centre ahead of the origin (rear axle); a usual saloon
 INK, MUTED, ROAD, AGENT = "#1a1a1a", "#5f6368", "#b8bcc2", "#7d8590"
@@ -228,13 +228,14 @@ def draw_view(figure, top: float, window, history_xyz, trajectories, kinds, trut
         style = {"color": INK, "lw": 1.3, "ls": (0, (1, 1.4))}
         view.plot(truth[:, 0], truth[:, 1], **style, zorder=8)
         key.append(("driven in truth", style))
+    taken: list[np.ndarray] = []
     for kind in kinds:
         style = {"color": kind.color, "ls": kind.dash, "lw": 1.4}
         for index in kind.members:
             way = np.concatenate([np.zeros((1, 2)), trajectories[index, :, :2]])
             view.plot(way[:, 0], way[:, 1], **style, alpha=0.9, zorder=7)
             view.plot(way[10::10, 0], way[10::10, 1], ".", color=kind.color, ms=4, zorder=7)
-        name_ends(view, trajectories[kind.members, -1, :2], kind)
+        name_ends(view, trajectories[kind.members, -1, :2], kind, taken)
         key.append((kind.letter, style))
     draw_key(figure, top, key)
 
@@ -247,11 +248,16 @@ def fit_aspect(window, aspect: float) -> tuple[float, float, float, float]:
     return x0, x0 + wide, middle - high / 2, middle + high / 2
 
 
-def name_ends(view, ends: np.ndarray, kind) -> None:
-    """The kind's letter at the end that reaches furthest."""
+def name_ends(view, ends: np.ndarray, kind, taken: list[np.ndarray]) -> None:
+    """The kind's letter behind the end that reaches furthest, moved up past the letters in `taken` (pixels, grows)."""
     x, y = ends[np.argmax(ends[:, 0])]
+    place = view.transData.transform((x, y)) + (22, 0)
+    while any(np.abs(place - other).max() < DISC for other in taken):
+        place = place + (0, DISC)
+    taken.append(place)
     disc = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": kind.color, "lw": 1.0}
-    where = {"xytext": (11, 0), "textcoords": "offset points", "ha": "center", "va": "center"}
+    offset = (place - view.transData.transform((x, y))) * 72 / DPI  # points
+    where = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
     view.annotate(
         kind.letter, (x, y), fontsize=SMALL, color=INK, bbox=disc, zorder=8, annotation_clip=True, **where
     )

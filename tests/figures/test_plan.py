@@ -84,6 +84,20 @@ def test_samples_that_reason_alike_are_one_kind_most_frequent_first():
     assert len({k.color for k in many}) == len({str(k.dash) for k in many}) == 6
 
 
+def test_letters_of_ways_that_end_at_one_place_do_not_cover_each_other():
+    figure = plan.new_figure(600)
+    view = plan.axes(figure, 0, 0, 1440, 600)
+    view.set(xlim=(0, 60), ylim=(-7, 7))
+    taken = []
+    for kind, end in zip(groups.group(list("abc"), [""] * 3), ([50, 0], [50.1, 0.05], [20, 0]), strict=True):
+        plan.name_ends(view, np.array([end]), kind, taken)
+    first, second, far = taken
+    assert np.abs(first - second).max() >= plan.DISC and first[1] == far[1]
+    drawn = [note.xyann for note in view.texts]
+    np.testing.assert_allclose(drawn[0], (11, 0), atol=1e-6)
+    assert drawn[1][1] >= 12 and [note.get_text() for note in view.texts] == ["A", "B", "C"]
+
+
 def test_speeds_by_hand():
     np.testing.assert_allclose(plan.future_speeds(STRAIGHT), 10.0)
     np.testing.assert_allclose(plan.speeds([[0, 0, 0], [0.3, 0.4, 0]]), [5.0])
