@@ -49,7 +49,15 @@ def answer_batch(policy, layout, images, history, key, samples, temperature):
     noise = jax.random.normal(jax.random.fold_in(key, 1), (len(images), samples, config.model.actions, 2))
     length, start = policies.trigger_state(rules, prefix, done)
     normal = policies.flow(
-        config, policy.weights, prefix, done.suffix, length, start, noise, steps=FLOW_STEPS, integrator="euler"
+        config,
+        policy.weights,
+        prefix,
+        done.suffix,
+        length,
+        start,
+        noise,
+        steps=FLOW_STEPS,
+        integrator="euler",
     )
     by_flow, _ = policies.trajectories(config, normal, *history)
     by_tokens, _, valid = token_trajectories(config, done.ids, *history)

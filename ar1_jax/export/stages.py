@@ -85,8 +85,8 @@ def make(policy, sizes: Sizes) -> dict[str, Stage]:
         "input_ids": ((b, s), i32), "length": ((b,), i32), "position_ids": ((3, b, s), i32),
         "next_position": ((b,), i32), "image_index": ((b, s), i32),
         "pixels": ((pictures, grid[0] * grid[1], values), f32),
-        "prefix_k": ((text.num_hidden_layers, b, s, *kv), weights),
-        "prefix_v": ((text.num_hidden_layers, b, s, *kv), weights), "hidden": ((b, text.hidden_size), weights),
+        "prefix_k": ((text.num_hidden_layers, b, kv[0], s, kv[1]), weights),
+        "prefix_v": ((text.num_hidden_layers, b, kv[0], s, kv[1]), weights), "hidden": ((b, text.hidden_size), weights),
         "key": ((b, 2), jnp.uint32), "temperature": ((), f32), "top_p": ((), f32), "limit": ((), i32),
         "suffix_k": ((text.num_hidden_layers, b, k, length, *kv), weights),
         "suffix_v": ((text.num_hidden_layers, b, k, length, *kv), weights),
@@ -160,9 +160,8 @@ def _flow(config, sizes: Sizes, params, x):
 
 def _prefix(x) -> Prefix:
     """The prefix of named arrays; what a stage does not read is None."""
-    return Prefix(
-        Cache(x["prefix_k"], x["prefix_v"]), x["length"], x.get("next_position"), x.get("hidden"), None
-    )
+    cache = Cache(x["prefix_k"], x["prefix_v"], heads_first=True)
+    return Prefix(cache, x["length"], x.get("next_position"), x.get("hidden"), None)
 
 
 def part(stage: str, params) -> dict:

@@ -42,7 +42,8 @@ class Prompt:
 
 @flax.struct.dataclass
 class Prefix:
-    """A prompt that has been read: cache [layers, B, S, J, E], length [B], next_position [B], last hidden [B, D].
+    """A prompt that has been read: cache [layers, B, J, S, E] (heads first), length [B], next_position [B], last hidden
+    [B, D].
 
     image_tokens: [rows, D], what the vision tower handed to the decoder, in the order of the prompt's pixels.
     """
@@ -116,12 +117,13 @@ def decode(config: ModelConfig, params, x, positions, past=None, lengths=None, d
     return hidden, own, inputs
 
 
-def read(config: ModelConfig, params, prompt: Prompt, *, trace=False):
+def read(config: ModelConfig, params, prompt: Prompt, *, seen=None, trace=False):
     """The embedded prompt through vision and decoder: hidden [B, S, D], Cache [layers, B, S, J, E], image tokens.
 
-    trace=True returns a dict of named intermediates as fourth.
+    seen: what `look` gave for the prompt's pixels, where it was asked before. trace=True returns a dict of named
+    intermediates as fourth.
     """
-    tokens, deep = look(config, params, prompt.pixels, prompt.grids)
+    tokens, deep = look(config, params, prompt.pixels, prompt.grids) if seen is None else seen
     here = prompt.image_index >= 0
     lay = lambda rows: jnp.where(
         here[..., None], jnp.take(rows, jnp.maximum(prompt.image_index, 0), axis=0), 0
@@ -145,11 +147,11 @@ def read(config: ModelConfig, params, prompt: Prompt, *, trace=False):
     return out[0][:, 0], own, tokens, named
 
 
-def prefill(config: ModelConfig, params, prompt: Prompt) -> Prefix:
-    """Read the prompts once, whatever is sampled from them afterwards."""
-    hidden, cache, tokens = read(config, params, prompt)
+def prefill(config: ModelConfig, params, prompt: Prompt, seen=None) -> Prefix:
+    """Read the prompts once, whatever is sampled from them afterwards; seen as in `read`."""
+    hidden, cache, tokens = read(config, params, prompt, seen=seen)
     last = jnp.take_along_axis(hidden, prompt.length[:, None, None] - 1, axis=1)[:, 0]
-    return Prefix(cache, prompt.length, prompt.next_position, last, tokens)
+    return Prefix(cache.by_head(), prompt.length, prompt.next_position, last, tokens)
 
 
 def completion(config: ModelConfig, params, prefix: Prefix, ids):

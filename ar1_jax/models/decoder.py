@@ -24,15 +24,31 @@ class Cache:
     """Keys (normed and rotated) and values of every layer: [layers, B, S, J, E] or [layers, B, K, L, J, E].
 
     Of parameters split by layer each is a tuple of `layers` arrays without that axis. Who does not care counts axes
-    from the end and maps over the tree.
+    from the end and maps over the tree. heads_first: a prefix as [..., B, J, S, E], which every token reads as it is.
     """
 
     k: jax.Array | tuple[jax.Array, ...]
     v: jax.Array | tuple[jax.Array, ...]
+    heads_first: bool = flax.struct.field(pytree_node=False, default=False)
 
     def layer(self, index: int) -> "Cache":
         """One layer's keys and values."""
-        return Cache(self.k[index], self.v[index])
+        return self.replace(k=self.k[index], v=self.v[index])
+
+    def by_head(self) -> "Cache":
+        """A prefix [..., B, S, J, E] as [..., B, J, S, E]."""
+        swap = lambda c: c.swapaxes(-3, -2)
+        return Cache(jax.tree.map(swap, self.k), jax.tree.map(swap, self.v), heads_first=True)
+
+    def room(self, samples: int, length: int) -> "Cache":
+        """Zeros for a suffix of L tokens of each of B x K rows behind this prefix: [..., B, K, L, J, E]."""
+
+        def zeros(c):
+            batch, width = c.shape[-4], c.shape[-1]
+            heads = c.shape[-3] if self.heads_first else c.shape[-2]
+            return jnp.zeros((*c.shape[:-4], batch, samples, length, heads, width), c.dtype)
+
+        return Cache(jax.tree.map(zeros, self.k), jax.tree.map(zeros, self.v))
 
 
 @flax.struct.dataclass
@@ -79,6 +95,7 @@ class Attention(nn.Module):
             out = shared_prefix_attention(
                 q, past.prefix.k, past.prefix.v, *suffix, prefix_length=past.prefix_length,
                 suffix_length=past.suffix_length, causal=self.causal, own_k=k, own_v=v,
+                heads_first=past.prefix.heads_first,
             )  # fmt: skip
         out = layers.Linear(x.shape[-1], name="o_proj")(out.reshape(*x.shape[:-1], -1))
         return out, Cache(k, v)

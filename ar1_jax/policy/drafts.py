@@ -141,7 +141,7 @@ def sample(
     token, log_prob = draw(hidden, since=nothing[..., None], index=nothing[..., None])
     start = _State(
         nothing[0, 0], jnp.full(shape, grammar.pad, jnp.int32).at[..., :1].set(token),
-        jnp.zeros(shape).at[..., :1].set(log_prob), sampling.empty_suffix(prefix.cache, samples, length), nothing + 1,
+        jnp.zeros(shape).at[..., :1].set(log_prob), prefix.cache.room(samples, length), nothing + 1,
         nothing, grammar.since(nothing, token)[..., -1], grammar.ended(token[..., 0]) | (1 >= limit),
     )  # fmt: skip
     end = jax.lax.while_loop(lambda s: (~s.done | (s.fed < s.count)).any(), body, start)

@@ -97,12 +97,6 @@ def draw(
     return ids.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def empty_suffix(cache: Cache, samples: int, length: int) -> Cache:
-    """Room for L tokens of each of B x K rows, like a prefix cache [..., B, S, J, E]: [..., B, K, L, J, E]."""
-    room = lambda c: jnp.zeros((*c.shape[:-3], samples, length, *c.shape[-2:]), c.dtype)
-    return jax.tree.map(room, cache)
-
-
 def ended_itself(grammar: Grammar, ids):
     """Which completions ids int [..., L] ended within their limits, without being cut or made to end: bool [...]."""
     ended = (ids == grammar.end()).any(axis=-1)
@@ -149,7 +143,7 @@ def sample(
     start = _State(
         jnp.zeros((), jnp.int32), jnp.full(shape, grammar.pad, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool),
         jnp.broadcast_to(prefix.hidden[:, None, None], (*shape[:2], 1, prefix.hidden.shape[-1])),
-        empty_suffix(prefix.cache, samples, length), jnp.zeros(shape[:2], jnp.int32), jnp.zeros(shape[:2], bool),
+        prefix.cache.room(samples, length), jnp.zeros(shape[:2], jnp.int32), jnp.zeros(shape[:2], bool),
     )  # fmt: skip
     end = jax.lax.while_loop(lambda s: (s.step < limit) & ~s.done.all(), body, start)
     return Completions(end.ids, end.log_prob, end.mask, ended_itself(grammar, end.ids), end.suffix, end.step)

@@ -1,8 +1,10 @@
-"""Grouped-query attention of N queries on M keys, in XLA, chunked over queries where the scores would be large.
+"""Grouped-query attention of N queries on M keys, in XLA, in parts where the scores would be large.
 
 B rows, N queries, M keys, H query heads, J kv heads, R = H/J, E head width. Softmax in float32. The tail of a
 row beyond its length holds anything finite; its outputs are meaningless and finite.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,10 @@ from ar1_kernels import backend as _backend
 
 MASKED = -1e30  # finite, so that a row without a live key stays finite
 SCORES = 2**26  # scores held at once, in elements (256 MB in float32)
+ON_PROCESSOR = (
+    2**23
+)  # the same on a processor, which is faster while the scores of one head stay in its caches
+QUERIES = 256  # of one head at once there
 
 
 def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, backend="auto"):
@@ -27,6 +33,63 @@ def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, ba
     if segment_ids is not None and n != m:
         raise ValueError(f"attention: segment_ids needs as many queries as keys, got {n} and {m}")
     scale = width**-0.5 if scale is None else scale
+    if batch * heads * n * m > ON_PROCESSOR:
+        chunked = functools.partial(_chunked, causal=causal, scale=scale)
+        by_head = functools.partial(_by_head, causal=causal, scale=scale)
+        return jax.lax.platform_dependent(q, k, v, segment_ids, lengths, cpu=by_head, default=chunked)
+    return _chunked(q, k, v, segment_ids, lengths, causal, scale)
+
+
+def _live(rows, keys, causal, segments, length, offset):
+    """Which of `keys` [M] the queries `rows` [N] of one batch row see: bool [N, M]; offset: M - N of the whole."""
+    live = jnp.ones((len(rows), len(keys)), bool)
+    if causal:
+        live = live & (keys <= rows[:, None] + offset)
+    if length is not None:
+        live = live & (keys < length)
+    if segments is not None:
+        live = live & (segments[rows][:, None] == segments[keys])
+    return live
+
+
+def _by_head(q, k, v, segment_ids, lengths, causal, scale):
+    """Head after head and QUERIES after QUERIES, on no keys that a causal query cannot see: every matrix is contiguous
+    and the scores stay small. Measured against one product over all heads: a fifth of the time for 3,072 tokens."""
+    batch, n, heads, width = q.shape
+    m, kv_heads = k.shape[1], k.shape[2]
+    group = heads // kv_heads
+    q = q.reshape(batch, n, kv_heads, group, width).transpose(0, 2, 3, 1, 4)
+    split = lambda x: x.reshape(batch * kv_heads, *x.shape[2:])
+    row = jnp.repeat(jnp.arange(batch), kv_heads)
+
+    @jax.checkpoint
+    def head(args):
+        q, k, v, row = args
+        pick = lambda x: None if x is None else jnp.asarray(x)[row]
+        out = []
+        for start in range(0, n, QUERIES):
+            end = min(start + QUERIES, n)
+            seen = end + m - n if causal else m
+            scores = jnp.dot(q[:, start:end].reshape(-1, width), k[:seen].T,
+                             preferred_element_type=jnp.float32) * scale  # fmt: skip
+            # Computed, not given: constants would fill the program.
+            rows, keys = start + jnp.arange(end - start), jnp.arange(seen)
+            live = _live(rows, keys, causal, pick(segment_ids), pick(lengths), m - n)
+            scores = jnp.where(jnp.tile(live, (group, 1)), scores, MASKED)
+            weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+            part = jnp.dot(weights.astype(v.dtype), v[:seen], preferred_element_type=jnp.float32)
+            part = part / weights.sum(axis=-1, keepdims=True)
+            out.append(part.astype(q.dtype).reshape(group, end - start, width))
+        return jnp.concatenate(out, axis=1)
+
+    out = jax.lax.map(head, (split(q), split(k.swapaxes(1, 2)), split(v.swapaxes(1, 2)), row))
+    return out.reshape(batch, heads, n, width).swapaxes(1, 2)
+
+
+def _chunked(q, k, v, segment_ids, lengths, causal, scale):
+    """All heads at once, a chunk of queries at a time."""
+    batch, n, heads, width = q.shape
+    m, kv_heads = k.shape[1], k.shape[2]
     q = q.reshape(batch, n, kv_heads, heads // kv_heads, width)
 
     def block(start, q):

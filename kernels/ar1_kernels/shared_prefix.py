@@ -17,23 +17,26 @@ SCORES = 2**26
 
 def shared_prefix_attention(
     q, prefix_k, prefix_v, suffix_k=None, suffix_v=None, *, prefix_length, suffix_length=None, causal,
-    own_k=None, own_v=None, scale=None, backend="auto",
+    own_k=None, own_v=None, scale=None, heads_first=False, backend="auto",
 ):  # fmt: skip
     """q [B, K, N, H, E] -> [B, K, N, H, E] in q's dtype; softmax in float32.
 
     prefix_k, prefix_v [B, S, J, E], live below prefix_length [B]. suffix_k, suffix_v [B, K, L, J, E], live below
     suffix_length [B, K], seen by every query. own_k, own_v [B, K, N, J, E]: keys of the queries themselves; query n
-    sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default.
+    sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default. heads_first: the prefix is stored
+    as [B, J, S, E], in the order that its products read it: who asks many times saves a transposition each time.
     """
     _backend.choose("shared_prefix_attention", backend)
     batch, samples, n, heads, width = q.shape
-    kv_heads = prefix_k.shape[2]
+    kv_heads = prefix_k.shape[1 if heads_first else 2]
     if heads % kv_heads:
         raise ValueError(
             f"shared_prefix_attention: {heads} query heads are no multiple of {kv_heads} kv heads"
         )
     scale = width**-0.5 if scale is None else scale
     grouped = q.reshape(batch, samples, n, kv_heads, heads // kv_heads, width)
+    if not heads_first:
+        prefix_k, prefix_v = (x.swapaxes(1, 2) for x in (prefix_k, prefix_v))
     parts = [_prefix_part(grouped, prefix_k, prefix_v, prefix_length, scale)]
     if suffix_k is not None:
         live = jnp.arange(suffix_k.shape[2]) < suffix_length[..., None]
@@ -77,21 +80,22 @@ def _own_part(q, k, v, live, scale):
 
 
 def _prefix_part(q, k, v, length, scale):
-    """q [B,K,N,J,R,E] on k, v [B,S,J,E] live below length [B]; blocks of prefix keys where the scores are many."""
-    batch, samples, n, kv_heads, group, _ = q.shape
-    size = k.shape[1]
+    """q [B,K,N,J,R,E] on k, v [B,J,S,E] live below length [B]; blocks of prefix keys where the scores are many."""
+    batch, samples, n, kv_heads, group, width = q.shape
+    size = k.shape[2]
+    q = q.transpose(0, 3, 1, 2, 4, 5).reshape(batch, kv_heads, -1, width)
 
     def part(k, v, start):
-        live = start + jnp.arange(k.shape[1]) < length[:, None]
-        scores = jnp.einsum("BKNJRE,BSJE->BJKNRS", q, k, preferred_element_type=jnp.float32) * scale
-        return _softmax_part(scores, live[:, None, None, None, None], "BJKNRS,BSJE->BJKNRE", v)
+        live = start + jnp.arange(k.shape[2]) < length[:, None]
+        scores = jnp.einsum("BJXE,BJSE->BJXS", q, k, preferred_element_type=jnp.float32) * scale
+        return _softmax_part(scores, live[:, None, None], "BJXS,BJSE->BJXE", v)
 
     if size <= PREFIX_BLOCK or batch * samples * n * kv_heads * group * size <= SCORES:
         out, peak, total = part(k, v, 0)
     else:
         blocks = -(-size // PREFIX_BLOCK)
-        pad = lambda x: jnp.pad(x, ((0, 0), (0, blocks * PREFIX_BLOCK - size), (0, 0), (0, 0)))
-        split = lambda x: jnp.moveaxis(pad(x).reshape(batch, blocks, PREFIX_BLOCK, *x.shape[2:]), 1, 0)
+        pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, blocks * PREFIX_BLOCK - size), (0, 0)))
+        split = lambda x: jnp.moveaxis(pad(x).reshape(batch, kv_heads, blocks, PREFIX_BLOCK, width), 2, 0)
 
         @jax.checkpoint
         def step(carry, xs):
@@ -103,12 +107,12 @@ def _prefix_part(q, k, v, length, scale):
 
         starts = jnp.arange(blocks) * PREFIX_BLOCK
         (out, peak, total), _ = jax.lax.scan(step, _empty(q), (split(k), split(v), starts))
-    move = lambda x: jnp.moveaxis(x, 1, 3)
+    apart = lambda x: x.reshape(batch, kv_heads, samples, n, group, *x.shape[3:])
+    move = lambda x: jnp.moveaxis(apart(x), 1, 3)
     return move(out), move(peak), move(total)
 
 
 def _empty(q):
-    """The part of no keys: (out, peak, total) laid out as [B, J, K, N, R]."""
-    batch, samples, n, kv_heads, group, width = q.shape
-    shape = (batch, kv_heads, samples, n, group)
-    return jnp.zeros((*shape, width), jnp.float32), jnp.full(shape, MASKED), jnp.zeros(shape)
+    """The part of no keys for q [B, J, X, E]: (out, peak, total), which lead with [B, J, X]."""
+    shape = q.shape[:3]
+    return jnp.zeros(q.shape, jnp.float32), jnp.full(shape, MASKED), jnp.zeros(shape)

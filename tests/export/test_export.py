@@ -127,7 +127,7 @@ def test_programs_of_the_released_shape_lower_for_all_platforms_and_stay_small(t
     abouts = [writing.program(stage, policy.params, writing.PLATFORMS, tmp_path) for stage in made.values()]
     assert sum(about["bytes"] for about in abouts) < 500_000
     path = next(i for i in abouts[1]["outputs"] if i["name"] == "prefix_k")
-    assert path["shape"] == [36, 1, 3104, 8, 128]
+    assert path["shape"] == [36, 1, 8, 3104, 128]
 
 
 def test_eight_bit_weights_travel(tmp_path):

@@ -27,10 +27,14 @@ def loop(q, keys, values):
     return p @ values / p.sum()
 
 
-@pytest.mark.parametrize("scores", [2**26, 1])
+@pytest.mark.parametrize("way", ["at once", "in chunks", "by head"])
 @pytest.mark.parametrize("case", ["plain", "causal", "lengths", "segments", "few queries"])
-def test_attention_matches_loops_over_live_keys(case, scores, monkeypatch):
-    monkeypatch.setattr(attention_module, "SCORES", scores * (B * H * S * 2 if scores == 1 else 1))
+def test_attention_matches_loops_over_live_keys(case, way, monkeypatch):
+    if way == "in chunks":
+        monkeypatch.setattr(attention_module, "SCORES", B * H * S * 2)
+    if way == "by head":  # three queries of a head at a time, the last part ragged
+        monkeypatch.setattr(attention_module, "ON_PROCESSOR", 0)
+        monkeypatch.setattr(attention_module, "QUERIES", 3)
     n = 3 if case == "few queries" else S
     q, k, v = normal(B, n, H, E), normal(B, S, J, E), normal(B, S, J, E)
     lengths = np.array([4, 7]) if case == "lengths" else None
@@ -60,20 +64,22 @@ def shared_inputs():
 PREFIX_LENGTH, SUFFIX_LENGTH = np.array([5, 7]), np.array([[0, 2, 4], [4, 1, 3]])
 
 
-def shared(causal, **arrays):
+def shared(causal, **given):
     return shared_prefix_attention(
-        causal=causal, prefix_length=PREFIX_LENGTH, suffix_length=SUFFIX_LENGTH, **arrays
+        causal=causal, prefix_length=PREFIX_LENGTH, suffix_length=SUFFIX_LENGTH, **given
     )
 
 
 @pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("heads_first", [False, True])
 @pytest.mark.parametrize("block", [None, 3])
-def test_shared_prefix_matches_loops_over_live_keys(causal, block, monkeypatch):
+def test_shared_prefix_matches_loops_over_live_keys(causal, block, heads_first, monkeypatch):
     if block:  # three keys of the prefix at a time, the last block ragged
         monkeypatch.setattr(shared_module, "PREFIX_BLOCK", block)
         monkeypatch.setattr(shared_module, "SCORES", 1)
     x = shared_inputs()
-    got = shared(causal, **x)
+    given = x | {name: x[name].swapaxes(1, 2) for name in ("prefix_k", "prefix_v")} if heads_first else x
+    got = shared(causal, heads_first=heads_first, **given)
     for b, s, n, h in np.ndindex(B, K, N, H):
         own = slice(0, n + 1) if causal else slice(None)
         j, p, m = h // 2, PREFIX_LENGTH[b], SUFFIX_LENGTH[b, s]
