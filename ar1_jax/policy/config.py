@@ -6,9 +6,13 @@ Keys and defaults as in inference.md section 1.1; keys of our own models sit und
 import dataclasses
 import pathlib
 
+import ml_dtypes
+import numpy as np
+
 from ar1_jax import actions
 from ar1_jax.checkpoints import huggingface, layouts
 from ar1_jax.core import errors
+from ar1_jax.models import expert as experts
 from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig
 from ar1_jax.models.grammar import Grammar
 from ar1_jax.text.vocabulary import TokenIds, Vocabulary
@@ -173,6 +177,19 @@ def with_buffers(config: PolicyConfig, buffers: dict) -> PolicyConfig:
         raise errors.CheckpointError("action_in_proj: the stored Fourier frequencies of x and time differ")
     expert = dataclasses.replace(config.model.expert, frequencies=stored[0])
     return dataclasses.replace(config, model=dataclasses.replace(config.model, expert=expert))
+
+
+def rounded(config: PolicyConfig) -> PolicyConfig:
+    """`config` with action statistics and Fourier frequencies in bfloat16, as the released code has them after loading
+    in bfloat16 (inference.md section 1.6): ways differ by millimetres."""
+    near = lambda x: float(np.asarray(x, ml_dtypes.bfloat16))
+    names = ("accel_mean", "accel_std", "curvature_mean", "curvature_std")
+    space = lambda own: own.replace(**{name: near(getattr(own, name)) for name in names})
+    waves = tuple(near(x) for x in experts.frequencies(config.model.expert))
+    expert = dataclasses.replace(config.model.expert, frequencies=waves)
+    future = config.future and config.future.replace(action_space=space(config.future.action_space))
+    model = dataclasses.replace(config.model, expert=expert)
+    return dataclasses.replace(config, unicycle=space(config.unicycle), future=future, model=model)
 
 
 def build(raw: dict, vlm: dict, ids: TokenIds, family: str, where) -> PolicyConfig:

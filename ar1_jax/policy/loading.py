@@ -28,6 +28,7 @@ def load(
     tokenizer: str | pathlib.Path | None = None,
     mesh=None,
     quantization: str | None = None,
+    constants: str | None = None,
     cache_dir: str | pathlib.Path | None = None,
 ) -> Policy:
     """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), what `convert` made of one, or a
@@ -37,6 +38,8 @@ def load(
     vision-language model's config.json and tokenizer.json where the checkpoint has none. mesh: devices
     (`core.sharding.make_mesh`) over which the house's table spreads the parameters; each process reads its own part.
     quantization: "int8" (or "fp8" where the GPU has it): the layers' kernels in eight bits (policy/quantization.py).
+    constants: action statistics and Fourier frequencies, "float32" as configured, "bfloat16" rounded as the released
+    code rounds them when it loads in bfloat16; by default stored ones, else rounded where a release loads in bfloat16.
     cache_dir: compiled programs are kept there and taken from there, so that the next process starts without compiling
     (of the whole process; verbs have theirs, AR1_JAX_CACHE).
     Raises CheckpointError listing everything that is amiss, ShardingError where the mesh does not fit.
@@ -50,16 +53,30 @@ def load(
         compile_cache.use(cache_dir)
     if quantization is not None:
         quantizing.check(quantization, mesh)
+    if constants is not None:
+        errors.one_of(constants, ("float32", "bfloat16"), "constants")
     tokenizer = None if tokenizer is None else pathlib.Path(tokenizer)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = np.dtype(jnp.dtype(dtype))
     read = _run if runs.is_run(folder) else _folder
     policy = read(folder, tokenizer, dtype, mesh)
+    policy.config = _with_constants(policy, constants, dtype)
     if quantization is not None:
         policy.params = quantizing.quantize(policy.params, quantization)
     policy.source = folder
     return policy
+
+
+def _with_constants(policy: Policy, constants: str | None, dtype):
+    """The policy's config with the constants that `load` was asked for."""
+    if constants == "float32":
+        where = pathlib.Path("config.json")
+        return configs.build(policy.raw, policy.vlm, policy.config.ids, policy.config.family, where)
+    release = policy.config.family in ("alpamayo_r1", "alpamayo1_5")
+    if constants == "bfloat16" or (release and dtype == jnp.bfloat16):
+        return configs.rounded(policy.config)
+    return policy.config
 
 
 def _run(folder: pathlib.Path, tokenizer, dtype, mesh) -> Policy:

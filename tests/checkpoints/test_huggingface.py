@@ -162,3 +162,23 @@ def test_alpamayo_1_without_its_buffers_takes_what_the_config_says(tmp_path):
         assert getattr(without.unicycle, key) == space[key], key
         assert getattr(with_them.unicycle, key) == float(stored[f"action_space.{key}"]), key
     assert without.model.expert.frequencies is None and len(with_them.model.expert.frequencies) == 10
+
+
+def test_constants_are_exact_in_float32_and_rounded_as_the_released_code_rounds_them():
+    """inference.md section 1.6 names the rounded values of Alpamayo 1.5, which stores none."""
+    source = folders.folder("v15_small")
+    exact = ar1_jax.load(source).config
+    rounded = ar1_jax.load(source, constants="bfloat16").config
+    assert ar1_jax.load(source, dtype="bfloat16").config == rounded
+    assert ar1_jax.load(source, dtype="bfloat16", constants="float32").config == exact
+    space = rounded.unicycle
+    found = space.accel_mean, space.accel_std, space.curvature_mean, space.curvature_std
+    assert found == (0.029052734375, 0.6796875, 0.0002689361572265625, 0.026123046875)
+    assert rounded.model.expert.frequencies == (
+        1.0, 1.671875, 2.78125, 4.65625, 7.75, 12.9375, 21.5, 36.0, 60.0, 100.0
+    )  # fmt: skip
+    assert exact.unicycle.accel_std == 0.6810426736454882
+    stored = ar1_jax.load(folders.folder("r1_small"), constants="float32").config
+    assert stored.model.expert.frequencies is None
+    with pytest.raises(errors.ConfigError, match="constants"):
+        ar1_jax.load(source, constants="float16")
