@@ -34,7 +34,7 @@ def run(config) -> int:
         found = []
         for number, (name, engine, row) in enumerate(plan, 1):
             path = folder / "rows" / f"{name}.json"
-            if not path.exists():
+            if not path.exists() or json.loads(path.read_text())["workload"] != vars(row):
                 measure(config, engine, row, path, folder, log)
             found.append(json.loads(path.read_text()))
             seconds = timing_tables.totals(found[-1])
@@ -114,7 +114,7 @@ def measure(
         call([sys.executable, "-m", "ar1_jax.evaluate.timing", words, "--compile"], folder, log)
         text = call([sys.executable, "-m", "ar1_jax.evaluate.timing", words], folder, log)
     else:
-        weights = folder / "weights"
+        weights = folder / f"weights_{pathlib.Path(load.policy or load.size).name}_{load.dtype}_{load.seed}"
         if not (weights / "config.json").exists():
             log.say(f"writing the same weights for transformers to {weights}")
             workload.export(load, weights)
