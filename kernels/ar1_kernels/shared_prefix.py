@@ -5,6 +5,8 @@ width. Three softmaxes over disjoint keys are joined by log-sum-exp (Hydragen, a
 one matrix product for all K·N·R queries of a kv head and is never repeated.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,7 @@ from ar1_kernels.attention import MASKED
 
 PREFIX_BLOCK = 1024  # prefix keys scored at once where K·N·S is large
 SCORES = 2**26
+ONE_HEAD = 2**17  # scores of one kv head from which a processor goes head by head
 
 
 def shared_prefix_attention(
@@ -80,36 +83,60 @@ def _own_part(q, k, v, live, scale):
 
 
 def _prefix_part(q, k, v, length, scale):
-    """q [B,K,N,J,R,E] on k, v [B,J,S,E] live below length [B]; blocks of prefix keys where the scores are many."""
+    """q [B,K,N,J,R,E] on k, v [B,J,S,E] live below length [B]; results lead with [B,K,N,J,R]."""
     batch, samples, n, kv_heads, group, width = q.shape
-    size = k.shape[2]
     q = q.transpose(0, 3, 1, 2, 4, 5).reshape(batch, kv_heads, -1, width)
+    whole = functools.partial(_all_heads, scale=scale)
+    if q.shape[2] * k.shape[2] >= ONE_HEAD:
+        by_head = functools.partial(_by_head, scale=scale)
+        parts = jax.lax.platform_dependent(q, k, v, length, cpu=by_head, default=whole)
+    else:
+        parts = whole(q, k, v, length)
+    apart = lambda x: x.reshape(batch, kv_heads, samples, n, group, *x.shape[3:])
+    return tuple(jnp.moveaxis(apart(x), 1, 3) for x in parts)
+
+
+def _by_head(q, k, v, length, scale):
+    """q [B,J,X,E] on k, v [B,J,S,E], a kv head at a time: its scores stay in a processor's caches."""
+    rows = jnp.repeat(length, k.shape[1])
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+
+    @jax.checkpoint
+    def head(args):
+        q, k, v, length = args
+        scores = jnp.dot(q, k.T, preferred_element_type=jnp.float32) * scale
+        return _softmax_part(scores, jnp.arange(len(k)) < length, "XS,SE->XE", v)
+
+    parts = jax.lax.map(head, (flat(q), flat(k), flat(v), rows))
+    return tuple(x.reshape(*q.shape[:2], *x.shape[1:]) for x in parts)
+
+
+def _all_heads(q, k, v, length, scale):
+    """q [B,J,X,E] on k, v [B,J,S,E]; blocks of prefix keys where the scores are many."""
+    batch, kv_heads, _, width = q.shape
+    size = k.shape[2]
 
     def part(k, v, start):
         live = start + jnp.arange(k.shape[2]) < length[:, None]
         scores = jnp.einsum("BJXE,BJSE->BJXS", q, k, preferred_element_type=jnp.float32) * scale
         return _softmax_part(scores, live[:, None, None], "BJXS,BJSE->BJXE", v)
 
-    if size <= PREFIX_BLOCK or batch * samples * n * kv_heads * group * size <= SCORES:
-        out, peak, total = part(k, v, 0)
-    else:
-        blocks = -(-size // PREFIX_BLOCK)
-        pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, blocks * PREFIX_BLOCK - size), (0, 0)))
-        split = lambda x: jnp.moveaxis(pad(x).reshape(batch, kv_heads, blocks, PREFIX_BLOCK, width), 2, 0)
+    if size <= PREFIX_BLOCK or q.size // width * size <= SCORES:
+        return part(k, v, 0)
+    blocks = -(-size // PREFIX_BLOCK)
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, blocks * PREFIX_BLOCK - size), (0, 0)))
+    split = lambda x: jnp.moveaxis(pad(x).reshape(batch, kv_heads, blocks, PREFIX_BLOCK, width), 2, 0)
 
-        @jax.checkpoint
-        def step(carry, xs):
-            new = part(*xs)
-            old_out, old_peak, old_total = carry
-            peak = jnp.maximum(old_peak, new[1])
-            a, b = jnp.exp(old_peak - peak), jnp.exp(new[1] - peak)
-            return (old_out * a[..., None] + new[0] * b[..., None], peak, old_total * a + new[2] * b), None
+    @jax.checkpoint
+    def step(carry, xs):
+        new = part(*xs)
+        old_out, old_peak, old_total = carry
+        peak = jnp.maximum(old_peak, new[1])
+        a, b = jnp.exp(old_peak - peak), jnp.exp(new[1] - peak)
+        return (old_out * a[..., None] + new[0] * b[..., None], peak, old_total * a + new[2] * b), None
 
-        starts = jnp.arange(blocks) * PREFIX_BLOCK
-        (out, peak, total), _ = jax.lax.scan(step, _empty(q), (split(k), split(v), starts))
-    apart = lambda x: x.reshape(batch, kv_heads, samples, n, group, *x.shape[3:])
-    move = lambda x: jnp.moveaxis(apart(x), 1, 3)
-    return move(out), move(peak), move(total)
+    starts = jnp.arange(blocks) * PREFIX_BLOCK
+    return jax.lax.scan(step, _empty(q), (split(k), split(v), starts))[0]
 
 
 def _empty(q):

@@ -70,13 +70,20 @@ def shared(causal, **given):
     )
 
 
+def take(way, monkeypatch):
+    """Sends the small shapes of these tests the way that large ones go."""
+    if way == "in blocks":  # three keys of the prefix at a time, the last block ragged
+        monkeypatch.setattr(shared_module, "PREFIX_BLOCK", 3)
+        monkeypatch.setattr(shared_module, "SCORES", 1)
+    elif way == "by head":
+        monkeypatch.setattr(shared_module, "ONE_HEAD", 0)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("heads_first", [False, True])
-@pytest.mark.parametrize("block", [None, 3])
-def test_shared_prefix_matches_loops_over_live_keys(causal, block, heads_first, monkeypatch):
-    if block:  # three keys of the prefix at a time, the last block ragged
-        monkeypatch.setattr(shared_module, "PREFIX_BLOCK", block)
-        monkeypatch.setattr(shared_module, "SCORES", 1)
+@pytest.mark.parametrize("way", ["at once", "in blocks", "by head"])
+def test_shared_prefix_matches_loops_over_live_keys(causal, way, heads_first, monkeypatch):
+    take(way, monkeypatch)
     x = shared_inputs()
     given = x | {name: x[name].swapaxes(1, 2) for name in ("prefix_k", "prefix_v")} if heads_first else x
     got = shared(causal, heads_first=heads_first, **given)
@@ -108,11 +115,9 @@ def repeated(x, causal):
     )
 
 
-@pytest.mark.parametrize("block", [None, 3])
-def test_shared_prefix_gradient_is_that_of_the_repeated_prefix(block, monkeypatch):
-    if block:
-        monkeypatch.setattr(shared_module, "PREFIX_BLOCK", block)
-        monkeypatch.setattr(shared_module, "SCORES", 1)
+@pytest.mark.parametrize("way", ["at once", "in blocks", "by head"])
+def test_shared_prefix_gradient_is_that_of_the_repeated_prefix(way, monkeypatch):
+    take(way, monkeypatch)
     x, weight = shared_inputs(), normal(B, K, N, H, E)
     got = jax.grad(lambda x: jnp.sum(shared(True, **x) * weight))(x)
     want = jax.grad(lambda x: jnp.sum(repeated(x, True) * weight))(x)
