@@ -101,7 +101,7 @@ def checksum(tree: Any) -> str:
     """CRC-32 of all arrays' bytes in the tree's order, as 8 hexadecimal digits."""
     value = 0
     for leaf in jax.tree.leaves(tree):
-        value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+        value = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), value)
     return f"{value:08x}"
 
 

@@ -112,13 +112,13 @@ def plan(
     steps: int = 10, guided: bool = False, width: int = 4,
 ) -> Cost:  # fmt: skip
     """A whole plan of B scenes: I images a scene and S prompt tokens read once, L tokens of each of B x K rows one by
-    one, `steps` evaluations of the field. guided: the prompt is read a second time without its route, the tokens go
+    one, `steps` evaluations of the field. guided: the prompt is read a second time without its route, its pictures
+    are not, the tokens go
     behind it at once, and every evaluation is of both fields."""
-    look = vision(config, scenes * images, patches, width=width) + prefill(
-        config, scenes, prefix, width=width
-    )
+    look = vision(config, scenes * images, patches, width=width)
+    read = prefill(config, scenes, prefix, width=width)
     said = costs.total(decode(config, scenes, samples, prefix, n, width=width) for n in range(tokens))
     sides = 2 if guided else 1
     moved = steps * flow(config, sides * scenes, samples, prefix, tokens, width=width)
-    again = look + completion(config, scenes, samples, prefix, tokens, width=width) if guided else Cost()
-    return look + said + moved + again
+    again = read + completion(config, scenes, samples, prefix, tokens, width=width) if guided else Cost()
+    return look + read + said + moved + again

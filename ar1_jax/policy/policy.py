@@ -27,6 +27,7 @@ BUCKET = 32  # prompt lengths are padded up to a multiple of this
 ROOM = 64  # and the room of a released policy's completions to a multiple of this
 
 prefill = jax.jit(alpamayo.prefill, static_argnames=("config",))
+look = jax.jit(alpamayo.look, static_argnames=("config", "grids"))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "integrator"), donate_argnames=("noise",))
@@ -117,6 +118,10 @@ class Policy:
         if key is None and (not greedy or (noise is None and decoder == "flow")):
             raise ValueError("plan: key=None, but something is drawn at random; pass key=jax.random.key(seed), or "
                              "temperature=0 with noise=")  # fmt: skip
+        if decoder == "tokens" and not (guidance is None and noise is None):
+            raise ValueError(
+                "plan: guidance= and noise= are the flow's; decoder='tokens' draws its actions as ids"
+            )
         keys = jnp.stack(self._keys(key, len(scenes)))
         names = ["scene"] if single else [f"scene {i}" for i in range(len(scenes))]
         encoded = [
@@ -124,7 +129,7 @@ class Policy:
             for s, name in zip(scenes, names, strict=True)
         ]
         prompt = prompts.batch(self.config, encoded, self._bucket(encoded))
-        prefix = prefill(self.config.model, self.weights, prompt)
+        prefix, other = self._read(prompt, encoded, guidance)
         nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
         text = self._draft(draft, draft_width, prompt, len(scenes), length)
         draw = (
@@ -134,7 +139,7 @@ class Policy:
         )
         done = draw(
             self.config.model, rules, self.weights, prefix, keys, samples=samples, length=length,
-            temperature=1.0 if greedy else temperature, greedy=greedy, top_k=top_k, top_p=nucleus,
+            temperature=1.0 if greedy else float(temperature), greedy=greedy, top_k=top_k, top_p=nucleus,
             forced=self._forced(reasoning, length), limit=max_new_tokens,
         )  # fmt: skip
         history = [jnp.asarray(np.stack([np.asarray(getattr(s, name), np.float32) for s in scenes]))
@@ -147,7 +152,7 @@ class Policy:
             )
         else:
             noise = self._noise(noise, keys, samples, len(scenes))
-            normal = self._flow(prefix, done, rules, encoded, noise, flow_steps, integrator, guidance)
+            normal = self._flow(prefix, other, done, rules, noise, flow_steps, integrator, guidance)
         xyz, rot = trajectories(self.config, normal, *history)
         plans = self._plans(done, rules, normal, xyz, rot)
         return plans[0] if single else plans
@@ -171,8 +176,8 @@ class Policy:
         rules = grammars.Grammar((0, ids.size), -1, -1, -1, ids.end_of_turn, ids.pad, strict=False)
         done = sampling.sample(
             self.config.model, rules, self.weights, prefix, jnp.stack([jax.random.key(0) if key is None else key]),
-            samples=1, length=_padded(max_new_tokens, ROOM), temperature=1.0 if greedy else temperature, greedy=greedy,
-            top_p=None if greedy else top_p, limit=max_new_tokens,
+            samples=1, length=_padded(max_new_tokens, ROOM), temperature=1.0 if greedy else float(temperature),
+            greedy=greedy, top_p=None if greedy else top_p, limit=max_new_tokens,
         )  # fmt: skip
         token_ids = np.asarray(done.ids)[0, :, : int(done.lengths[0, 0])]
         text = between(self.vocabulary.decode(token_ids[0]), "answer")
@@ -237,19 +242,25 @@ class Policy:
             raise ValueError(f"noise: {list(noise.shape)} was given, {list(shape[1:])} a scene is expected")
         return noise
 
-    def _flow(self, prefix, done, rules, encoded, noise, steps: int, integrator: str, guidance):
-        suffix_length, start = trigger_state(rules, prefix, done)
+    def _read(self, prompt, encoded, guidance):
+        """The prefixes with and, for guidance, without the routes (else None); the pictures are seen once."""
         if guidance is None:
-            return flow(self.config, self.weights, prefix, done.suffix, suffix_length, start, noise, steps=steps,
-                        integrator=integrator)  # fmt: skip
+            return prefill(self.config.model, self.weights, prompt), None
         bare = [
             prompts.Encoded(prompts.drop_route(self.config, e.template), e.pixels, e.history) for e in encoded
         ]
-        prompt = prompts.batch(self.config, bare, self._bucket(encoded))
-        other = prefill(self.config.model, self.weights, prompt)
+        without = prompts.batch(self.config, bare, self._bucket(encoded))
+        seen = look(self.config.model, self.weights, prompt.pixels, prompt.grids)
+        return tuple(prefill(self.config.model, self.weights, p, seen) for p in (prompt, without))
+
+    def _flow(self, prefix, other, done, rules, noise, steps: int, integrator: str, guidance):
+        suffix_length, start = trigger_state(rules, prefix, done)
+        if other is None:
+            return flow(self.config, self.weights, prefix, done.suffix, suffix_length, start, noise, steps=steps,
+                        integrator=integrator)  # fmt: skip
         return guided_flow(
-            self.config, self.weights, prefix, other, done.suffix, done.ids, suffix_length, start, noise, guidance,
-            steps=steps, integrator=integrator,
+            self.config, self.weights, prefix, other, done.suffix, done.ids, suffix_length, start, noise,
+            float(guidance), steps=steps, integrator=integrator,
         )  # fmt: skip
 
     def _plans(self, done, rules, normal, xyz, rot) -> list[Plan]:

@@ -49,7 +49,8 @@ SCENES = [make_scene((0, 1, 2, 6), "Turn left in 40 m"), make_scene((1, 6), "Go 
 
 
 @pytest.mark.parametrize(
-    ("samples", "guidance", "decoder"), list(itertools.product((1, 3), (None, 1.5), ("flow", "tokens")))
+    ("samples", "guidance", "decoder"),
+    [*itertools.product((1, 3), (None, 1.5), ("flow",)), *itertools.product((1, 3), (None,), ("tokens",))],
 )
 def test_a_batch_equals_its_scenes(samples, guidance, decoder):
     """One flow step: the field of a fresh expert is so rough that ten steps amplify rounding without bound."""
@@ -132,11 +133,18 @@ def test_guidance_needs_nothing_but_its_weight():
     assert np.abs(plain.actions - guided.actions).max() > 1e-3
 
 
-def test_guidance_without_a_route_is_refused_by_name():
+def test_guidance_without_a_route_is_refused_before_anything_runs(monkeypatch):
     """Reference: ValueError from deep inside after the reasoning is done (defect 4)."""
     policy = folders.policy("v15_small")
+    monkeypatch.setattr(policies, "prefill", None)
     with pytest.raises(errors.SceneError, match="guidance: the scene has no route"):
         policy.plan(released("route", "plain"), samples=1, key=KEY, guidance=1.5, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("options", [{"guidance": 1.5}, {"noise": np.zeros((1, 16, 2), "float32")}])
+def test_what_only_the_flow_reads_is_refused_for_action_ids(options):
+    with pytest.raises(ValueError, match="the flow's"):
+        POLICY.plan(SCENES[0], samples=1, key=KEY, decoder="tokens", **options)
 
 
 def test_scenes_of_unequal_prompts_do_not_read_each_others_padding():
