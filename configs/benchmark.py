@@ -1,8 +1,8 @@
-"""Times a plan stage by stage, each beside its floor on this machine.
+"""Times a plan stage by stage, each beside an estimate of its floor on this machine.
 
     python -m ar1_jax.main --config=configs/benchmark.py                 nano, seconds
     python -m ar1_jax.main --config=configs/benchmark.py:0p5b            random weights, 16 images, some minutes
-    python -m ar1_jax.main --config=configs/benchmark.py:floors          the 10B on known chips, from shapes alone
+    python -m ar1_jax.main --config=configs/benchmark.py:floors          the 10B on known chips, estimates from shapes
 
 Beside transformers: --config.compare=1,6 --config.torch_python=PYTHON, an interpreter with `pip install -e '.[torch]'`.
 """
@@ -24,6 +24,7 @@ def get_config(argument=None):
     config.rows, config.columns = (6, 10) if nano else (20, 36)  # patches of an image; a token is 2 x 2
     config.text = 40 if nano else 160  # other ids of the prompt
     config.tokens = 18 if nano else 40  # ids of each reasoning, neither more nor fewer
+    config.room = 20 if nano else 256  # ids a sample has place for, as in policy.plan
     config.steps = 10  # of the flow
     config.samples = (1, 6, 16)
     config.compare = ()  # numbers of samples that transformers is timed with

@@ -8,6 +8,8 @@ process that measures neither compiles nor holds a compiler's memory.
 import functools
 import json
 import os
+import pathlib
+import re
 import resource
 import sys
 import time
@@ -19,7 +21,6 @@ from ar1_jax.evaluate import workload
 from ar1_jax.models import alpamayo, expert
 from ar1_jax.policy import sampling
 
-STAGES = ("vision", "prefill", "decode", "flow")
 COPY_BYTES, MATRIX = 2**28, 2048
 
 look = jax.jit(alpamayo.look, static_argnums=(0, 3))
@@ -34,13 +35,15 @@ def flow(model, steps: int, params, prefix, suffix, used, noise):
 
 
 def run_stages(load: workload.Workload, model, params, prompt, clock):
-    """One plan stage by stage; clock(name, function, *arguments, **options) runs each and returns its result."""
+    """One plan stage by stage; clock(name, function, *arguments, **options) runs each and returns its result.
+
+    The programs are those of `policy.plan`: caches with the workload's room, of which a limit uses its tokens."""
     k, n = load.samples, load.tokens
     seen = clock("vision", look, model, params, prompt.pixels, prompt.grids)
     prefix = clock("prefill", prefill, model, params, prompt, seen)
     keys = jax.random.split(jax.random.key(0), 1)  # greedy: never drawn from
-    done = clock("decode", sampling.sample, model, workload.endless(model), params, prefix, keys, samples=k, length=n,
-                 greedy=True)  # fmt: skip
+    done = clock("decode", sampling.sample, model, workload.endless(model), params, prefix, keys, samples=k,
+                 length=load.room, greedy=True, limit=n)  # fmt: skip
     if model.expert is not None:
         used, noise = jnp.full((1, k), n, jnp.int32), jnp.zeros((1, k, model.actions, 2))
         clock("flow", flow, model, load.steps, params, prefix, done.suffix, used, noise)
@@ -86,7 +89,7 @@ def measure(load: workload.Workload) -> dict:
         "engine": "ours", "workload": vars(load), "device": jax.devices()[0].device_kind,
         "seconds": [{name: wall for name, (wall, _) in run.items()} for run in runs[1:]],
         "processor_seconds": [{name: busy for name, (_, busy) in run.items()} for run in runs[1:]],
-        "tokens": [int(x) for x in done.lengths.reshape(-1)], "ids": done.ids[0, 0].tolist(),
+        "tokens": [int(x) for x in done.lengths.reshape(-1)], "ids": done.ids[0, :, : load.tokens].tolist(),
         "peak_bytes": peak, "peak_bytes_loaded": weights, "rates": rates(load.dtype),
     }  # fmt: skip
 
@@ -98,7 +101,18 @@ def peak_bytes() -> int:
 
 
 def resident_peak() -> int:
-    """Most memory that was resident for this process, in bytes."""
+    """Most memory that was resident for this program, in bytes.
+
+    ru_maxrss is inherited over fork and exec, so a large parent would show through; VmHWM starts anew with exec."""
+    status = pathlib.Path("/proc/self/status")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.M) if status.exists() else None
+    if found:
+        return int(found[1]) * 1024
+    return inherited_peak()
+
+
+def inherited_peak() -> int:
+    """ru_maxrss in bytes: the most memory of this process, or of the one that it was forked from."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

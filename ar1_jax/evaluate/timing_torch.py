@@ -4,6 +4,11 @@
 `workload.export` wrote. The prompt is read for each of the K rows (inference.md section 7, point 3), then one id more
 than the workload's tokens is decoded greedily: the decoder runs once a token behind the prompt, as ours does. Cache:
 DynamicCache; attention: sdpa; logits of the last position only; the end of the turn never ends a row.
+
+What differs from `timing`: ours warms up with one whole plan at the K that is measured, theirs with one short plan of
+one row (nothing is compiled). Their prefill includes the rope index, the mask and one row of the output head; ours has
+the mrope positions computed beforehand on the host and the first use of the head under decode. Both are greedy, so the
+sort of top-p is in neither. Ours keeps a cache with room for more ids than are drawn, theirs grows.
 """
 
 import json
@@ -58,7 +63,7 @@ def measure(load: workload.Workload, folder: str) -> dict:
         "engine": "transformers", "workload": vars(load), "device": f"cpu, {torch.get_num_threads()} threads",
         "seconds": [{name: wall for name, (wall, _) in run.items()} for run in runs[1:]],
         "processor_seconds": [{name: busy for name, (_, busy) in run.items()} for run in runs[1:]],
-        "tokens": [ids.shape[1] - 1] * len(ids), "ids": ids[0, :-1].tolist(),
+        "tokens": [ids.shape[1] - 1] * len(ids), "ids": ids[:, :-1].tolist(),
         "peak_bytes": timing.resident_peak(), "peak_bytes_loaded": weights,
     }  # fmt: skip
 

@@ -20,11 +20,14 @@ from ar1_jax.models.grammar import Grammar
 from ar1_jax.policy import config as configs
 from ar1_jax.policy import loading, prompts, sizes
 
+STAGES = ("vision", "prefill", "decode", "flow")
+
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """One plan. size: a name of `policy.sizes`, or policy: a checkpoint folder. images of rows x columns patches, text:
-    other prompt ids, samples K, tokens a sample (neither more nor fewer), flow steps. threads 0: all processors."""
+    other prompt ids, samples K, tokens a sample (neither more nor fewer), flow steps. room: ids that a sample's cache
+    has place for, as in `policy.plan` (256), whose programs read all of it. threads 0: all processors."""
 
     size: str
     policy: str = ""
@@ -34,6 +37,7 @@ class Workload:
     text: int = 160
     samples: int = 1
     tokens: int = 40
+    room: int = 256
     steps: int = 10
     dtype: str = "float32"
     threads: int = 0
@@ -56,7 +60,7 @@ class Workload:
         return np.dtype(jnp.dtype(self.dtype)).itemsize
 
     def costs(self, model: ModelConfig) -> dict[str, costs.Cost]:
-        """Stage -> FLOPs and bytes, from shapes alone (`models.costs`)."""
+        """Stage -> FLOPs and bytes, from shapes alone (`models.costs`); of the room only the ids said so far."""
         k, s, n, w = self.samples, self.prompt, self.tokens, self.width
         said = costs.costs.total(costs.decode(model, 1, k, s, i, width=w) for i in range(n))
         moved = self.steps * costs.flow(model, 1, k, s, n, width=w) if model.expert else costs.Cost()

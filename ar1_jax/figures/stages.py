@@ -1,4 +1,4 @@
-"""Stages of a plan as stacked bars, floors as marks: where the time goes and how much of it could be saved."""
+"""Stages of a plan as stacked bars, estimates of their floors as marks: where time goes and where some may be left."""
 
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def draw(rows: Sequence[dict], path: pathlib.Path) -> None:
             left += line["p50"]
         axes.text(left, place, f" {left:.3g} s", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [f"{row['engine']}, K = {row['K']}" for row in rows])
-    axes.set_xlabel("seconds a plan (median); black: a stage's floor on this machine")
+    axes.set_xlabel("seconds a plan (median); black: estimate of a stage's floor on this machine")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=4, frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))

@@ -1,10 +1,12 @@
-"""Times a plan stage by stage beside its floors, and the same prompt in transformers where that is installed.
+"""Times a plan stage by stage beside estimates of its floors, and the same prompt in transformers where installed.
 
 Every row (engine, K, round) is a process of its own and one file in runs/<name>/rows/, so that a run that was stopped
-goes on with the rows it lacks; engines take turns, so that a busy machine is busy for both. Writes benchmark.md,
-benchmark.json and figures/stages.png.
+goes on with the rows it lacks; engines take turns, so that a busy machine is busy for both, and numbers of samples that
+are compared come first. benchmark.md, benchmark.json and figures/stages.png are written after every row.
 """
 
+import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ import sys
 from ar1_jax.core import errors, runlog
 from ar1_jax.evaluate import timing_tables, workload
 from ar1_jax.figures import stages as stages_figure
+from ar1_jax.policy import loading
 
 NEEDS = "import torch, transformers, ar1_jax"
 
@@ -38,8 +41,9 @@ def run(config) -> int:
                 measure(config, engine, row, path, folder, log)
             found.append(json.loads(path.read_text()))
             seconds = timing_tables.totals(found[-1])
+            write(load, found, folder, log)
             log.log(number, {"K": row.samples, "seconds": min(seconds), "GB": found[-1]["peak_bytes"] / 1e9})
-        write(config, load, found, folder, log)
+        log.say(timing_tables.markdown(found) + f"done: {folder / 'benchmark.md'}")
     return errors.DONE
 
 
@@ -49,6 +53,8 @@ def workload_of(config) -> workload.Workload:
                 for name in ("images", "text", "tokens", "steps", "repeats", "rounds") if config[name] < 1]  # fmt: skip
     problems += [f"config.{name}={config[name]}: an even number of patches is needed"
                  for name in ("rows", "columns") if config[name] < 2 or config[name] % 2]  # fmt: skip
+    if config.room < config.tokens:
+        problems.append(f"config.room={config.room}: at least config.tokens={config.tokens} is needed")
     if not config.samples or min(config.samples) < 1:
         problems.append(f"config.samples={tuple(config.samples)}: numbers of plans from 1 on are needed")
     errors.raise_all(problems, "benchmark", errors.ConfigError)
@@ -61,6 +67,7 @@ def workload_of(config) -> workload.Workload:
         "columns",
         "text",
         "tokens",
+        "room",
         "steps",
         "dtype",
         "threads",
@@ -73,17 +80,30 @@ def workload_of(config) -> workload.Workload:
 
 
 def rows(config, load: workload.Workload) -> list[tuple[str, str, workload.Workload]]:
-    """(name, engine, workload) in the order in which they run: round after round, engines in turn."""
+    """(name, engine, workload) in the order in which they run: engines in turn, round after round; what
+    is not compared with anything comes last, so that an interrupted run has the ratios."""
     other = python_of(config)
     out = []
-    for number in range(config.rounds):
-        for k in sorted({*config.samples, *(config.compare if other else ())}):
+    compared = set(config.compare) if other else set()
+    for ks in (compared, set(config.samples) - compared):
+        for number, k in itertools.product(range(config.rounds), sorted(ks)):
             row = workload.Workload(**{**vars(load), "samples": k})
             if k in config.samples:
                 out.append((f"{number}_ours_{k}", "ours", row))
-            if other and k in config.compare:
+            if k in compared:
                 out.append((f"{number}_transformers_{k}", "transformers", row))
     return out
+
+
+def weights_folder(load: workload.Workload, folder: pathlib.Path) -> pathlib.Path:
+    """Where the weights of a workload lie for transformers: another place for another size, policy (its path and its
+    files' sizes and times), dtype or seed."""
+    source = loading.ASSETS / load.policy if load.policy == "nano" else pathlib.Path(load.policy)
+    files = sorted(source.glob("*.*")) if load.policy else []
+    about = [load.size, load.policy and str(source.resolve()), load.dtype, load.seed,
+             [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    return folder / f"weights_{source.name or load.size}_{digest}"
 
 
 def python_of(config) -> str:
@@ -114,7 +134,7 @@ def measure(
         call([sys.executable, "-m", "ar1_jax.evaluate.timing", words, "--compile"], folder, log)
         text = call([sys.executable, "-m", "ar1_jax.evaluate.timing", words], folder, log)
     else:
-        weights = folder / f"weights_{pathlib.Path(load.policy or load.size).name}_{load.dtype}_{load.seed}"
+        weights = weights_folder(load, folder)
         if not (weights / "config.json").exists():
             log.say(f"writing the same weights for transformers to {weights}")
             workload.export(load, weights)
@@ -152,8 +172,8 @@ def call(command: list[str], folder: pathlib.Path, log) -> str:
     return last
 
 
-def write(config, load: workload.Workload, found: list[dict], folder: pathlib.Path, log) -> None:
-    """Tables, numbers and figure of all rows."""
+def write(load: workload.Workload, found: list[dict], folder: pathlib.Path, log) -> None:
+    """Tables, numbers and figure of the rows so far."""
     about = {"machine": f"{platform.machine()}, {os.cpu_count()} processors, {platform.platform()}",
              "command": "python -m ar1_jax.main " + " ".join(sys.argv[1:]), "workload": vars(load)}  # fmt: skip
     table = timing_tables.markdown(found)
@@ -163,14 +183,14 @@ def write(config, load: workload.Workload, found: list[dict], folder: pathlib.Pa
     for (engine, k), row in timing_tables.joined(found).items():
         numbers.append({"engine": engine, "K": k, "stages": timing_tables.stages(row), "rates": row["rates"],
                         "peak_bytes": row["peak_bytes"]})  # fmt: skip
-    numbers = about | {"rows": numbers, "ratios": timing_tables.ratios(found)}
+    numbers = about | {"rows": numbers, "ratios": timing_tables.ratios(found),
+                       "shares": timing_tables.shares(found)}  # fmt: skip
     runlog.write_text(folder / "benchmark.json", json.dumps(numbers, indent=1) + "\n")
     stages_figure.draw(numbers["rows"], log.figure("stages.png"))
-    log.say(table + f"done: {folder / 'benchmark.md'}")
 
 
 def write_floors(config, load: workload.Workload, folder: pathlib.Path) -> int:
-    """The table of floors of known chips, from shapes alone."""
+    """The table of estimated floors of known chips, from shapes alone."""
     table = timing_tables.floors(load)
     runlog.write_text(folder / "floors.md", table)
     about = f"{load.size} in {load.dtype}, {load.prompt} prompt ids, {load.tokens} ids a sample"

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from ar1_jax import main
-from ar1_jax.evaluate import timing, timing_tables, workload
+from ar1_jax.evaluate import timing, workload
 
 torch = pytest.importorskip("torch", reason="torch is absent: pip install -e '.[torch]'")
 pytest.importorskip("transformers", reason="transformers is absent: pip install -e '.[torch]'")
-LOAD = workload.Workload("nano", images=2, rows=4, columns=6, text=20, tokens=8, steps=1, repeats=1)
+LOAD = workload.Workload("nano", images=2, rows=4, columns=6, text=20, tokens=8, room=10, steps=1, repeats=1)
 
 
 @pytest.mark.slow
@@ -22,7 +22,9 @@ def test_both_engines_read_the_same_prompt_and_say_the_same(tmp_path):
         load = dataclasses.replace(LOAD, samples=k)
         ours, theirs = timing.measure(load), timing_torch.measure(load, str(tmp_path))
         assert ours["ids"] == theirs["ids"] and ours["tokens"] == theirs["tokens"] == [8] * k
-        assert len(set(ours["ids"])) > 1  # the probe: a constant answer would agree by accident
+        assert (
+            len(ours["ids"]) == k and len(set(ours["ids"][-1])) > 1
+        )  # the probe: a constant answer would agree by accident
         assert set(theirs["seconds"][0]) == {"vision", "prefill", "decode"}
     other = timing.measure(dataclasses.replace(LOAD, seed=1))
     assert other["ids"] != ours["ids"]  # the probe: other weights say other things
@@ -34,4 +36,4 @@ def test_the_verb_compares(tmp_path):
              "--config.images=1", f"--config.root={tmp_path}", f"--config.torch_python={sys.executable}"]  # fmt: skip
     assert main.main(words) == 0
     text = (tmp_path / "benchmark_nano/benchmark.md").read_text()
-    assert "| transformers | 1 | total |" in text and timing_tables.STAGES[0] in text and "| yes |" in text
+    assert "| transformers | 1 | total |" in text and workload.STAGES[0] in text and "| yes |" in text
