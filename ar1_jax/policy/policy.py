@@ -132,11 +132,8 @@ class Policy:
         prefix, other = self._read(prompt, encoded, guidance)
         nucleus = None if greedy or top_p is None or top_p >= 1 else top_p
         text = self._draft(draft, draft_width, prompt, len(scenes), length)
-        draw = (
-            sampling.sample
-            if text is None
-            else functools.partial(drafts.sample, draft=text, width=draft_width)
-        )
+        drafted = functools.partial(drafts.sample, draft=text, width=draft_width)
+        draw = sampling.sample if text is None else drafted
         done = draw(
             self.config.model, rules, self.weights, prefix, keys, samples=samples, length=length,
             temperature=1.0 if greedy else float(temperature), greedy=greedy, top_k=top_k, top_p=nucleus,
