@@ -47,6 +47,6 @@ ACTIVATIONS = {
     "scenes": P(_ROWS),  # anything whose first axis is B
     "hidden": P(_ROWS, None, None),  # [B, N, D]
     "heads": P(_ROWS, None, "tensor", None),  # [B, N, H, E]
-    "cache": P(None, _ROWS, None, "tensor", None),  # [depth, B, S, J, E]
+    "cache": P(None, _ROWS, "tensor", None, None),  # [depth, B, J, S, E], a prefix: heads first
     "completions": P(_ROWS, None, None),  # [B, G, L]
 }

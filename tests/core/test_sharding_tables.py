@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding
 from ar1_jax.core import sharding, sharding_tables, trees
 from ar1_jax.models import alpamayo
 from ar1_jax.models.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig
-from ar1_jax.models.decoder import Cache
 from ar1_jax.policy import sizes
 
 B, S, L, P = 8, 6, 3, 8  # P patches in each of two images a scene
@@ -30,13 +29,13 @@ def shapes(config):
     return jax.eval_shape(functools.partial(alpamayo.init_params, config), jax.random.key(0))
 
 
-def prompts(rng):
-    """B prompts of S tokens whose first four are two images of P patches."""
-    index = np.tile(np.r_[0:4, -1, -1], (B, 1)) + np.arange(B)[:, None] * 4 * (np.arange(S) < 4)
+def prompts(rng, rows=B):
+    """Prompts of S tokens whose first four are two images of P patches."""
+    index = np.tile(np.r_[0:4, -1, -1], (rows, 1)) + np.arange(rows)[:, None] * 4 * (np.arange(S) < 4)
     return alpamayo.Prompt(
-        input_ids=rng.integers(0, 96, (B, S)), length=np.r_[4, np.full(B - 1, S)],
-        position_ids=np.tile(np.arange(S), (3, B, 1)), next_position=np.full(B, S), image_index=index,
-        pixels=(rng.normal(size=(2 * B, P, 1536)).astype(np.float32),), grids=((2, 4),),
+        input_ids=rng.integers(0, 96, (rows, S)), length=np.r_[4, np.full(rows - 1, S)],
+        position_ids=np.tile(np.arange(S), (3, rows, 1)), next_position=np.full(rows, S), image_index=index,
+        pixels=(rng.normal(size=(2 * rows, P, 1536)).astype(np.float32),), grids=((2, 4),),
     )  # fmt: skip
 
 
@@ -117,15 +116,17 @@ def test_the_released_shape_lowers_without_devices(shape):
     params = sharding.shard_tree(tree, tree, sharding_tables.PARAMETERS, mesh)
     rows = shape[0] * shape[1]
 
-    def array(dims, dtype, name):
+    def place(name, array):
         spec = sharding_tables.ACTIVATIONS[name]
-        return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, spec))
 
-    cache = array((36, rows, S, 8, 128), jnp.float32, "cache")
-    number = array((rows,), jnp.int32, "scenes")
-    hidden = array((rows, 4096), jnp.float32, "scenes")
-    prefix = alpamayo.Prefix(Cache(cache, cache), number, number, hidden, hidden)
-    ids = array((rows, 2, L), jnp.int32, "completions")
+    read = functools.partial(alpamayo.prefill, config)
+    prefix = jax.eval_shape(read, tree, prompts(np.random.default_rng(0), rows))
+    placed = jax.tree.map(functools.partial(place, "scenes"), prefix)
+    prefix = placed.replace(cache=jax.tree.map(functools.partial(place, "cache"), prefix.cache))
+    own = prefix.cache.k.sharding.shard_shape(prefix.cache.k.shape)
+    assert own == (36, 1, 8 // shape[2], S, 128), "one scene a device, the kv heads cut by `tensor`"
+    ids = place("completions", jax.ShapeDtypeStruct((rows, 2, L), jnp.int32))
 
     def step(params, prefix, ids):
         hidden, _ = alpamayo.completion(config, params, prefix, ids)
