@@ -88,8 +88,8 @@ def make(policy, sizes: Sizes) -> dict[str, Stage]:
         "prefix_k": ((text.num_hidden_layers, b, kv[0], s, kv[1]), weights),
         "prefix_v": ((text.num_hidden_layers, b, kv[0], s, kv[1]), weights), "hidden": ((b, text.hidden_size), weights),
         "key": ((b, 2), jnp.uint32), "temperature": ((), f32), "top_p": ((), f32), "limit": ((), i32),
-        "suffix_k": ((text.num_hidden_layers, b, k, length, *kv), weights),
-        "suffix_v": ((text.num_hidden_layers, b, k, length, *kv), weights),
+        "suffix_k": ((text.num_hidden_layers, b, k, kv[0], length, kv[1]), weights),
+        "suffix_v": ((text.num_hidden_layers, b, k, kv[0], length, kv[1]), weights),
         "suffix_length": ((b, k), i32), "start": ((b, k), i32), "noise": ((b, k, model.actions, 2), f32),
     }  # fmt: skip
     random = () if sizes.greedy else ("key", "temperature", "top_p")
@@ -148,7 +148,7 @@ def _decode(model, rules, length, sizes: Sizes, params, x):
 
 def _flow(config, sizes: Sizes, params, x):
     """Trajectories by integrating the expert's field from the noise."""
-    suffix = Cache(x["suffix_k"], x["suffix_v"])
+    suffix = Cache(x["suffix_k"], x["suffix_v"], heads_first=True)
     normal = policies.flow(
         config, params, _prefix(x), suffix, x["suffix_length"], x["start"], x["noise"],
         steps=sizes.flow_steps, integrator=sizes.integrator,

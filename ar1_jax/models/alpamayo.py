@@ -203,7 +203,7 @@ def flow_velocity(
 ):
     """The expert's field at x [B, K, A, 2], tau [B, K] over the prefix and each sequence's suffix up to its trigger.
 
-    suffix: [layers, B, K, L, J, E]; suffix_length: int [B, K], tokens up to and including the trigger. start: int
+    suffix: Cache of B x K sequences; suffix_length: int [B, K], tokens up to and including the trigger. start: int
     [B, K], position of the first action token (default: prefix.next_position + suffix_length).
     """
     if start is None:

@@ -24,7 +24,8 @@ class Cache:
     """Keys (normed and rotated) and values of every layer: [layers, B, S, J, E] or [layers, B, K, L, J, E].
 
     Of parameters split by layer each is a tuple of `layers` arrays without that axis. Who does not care counts axes
-    from the end and maps over the tree. heads_first: a prefix as [..., B, J, S, E], which every token reads as it is.
+    from the end and maps over the tree. heads_first: [..., B, J, S, E] or [..., B, K, J, L, E], which every token reads
+    as it is; so prefixes and the suffixes of a sampler are kept.
     """
 
     k: jax.Array | tuple[jax.Array, ...]
@@ -36,27 +37,29 @@ class Cache:
         return self.replace(k=self.k[index], v=self.v[index])
 
     def by_head(self) -> "Cache":
-        """A prefix [..., B, S, J, E] as [..., B, J, S, E]."""
+        """Tokens before heads swapped to heads before tokens, if they are not yet."""
+        if self.heads_first:
+            return self
         swap = lambda c: c.swapaxes(-3, -2)
         return Cache(jax.tree.map(swap, self.k), jax.tree.map(swap, self.v), heads_first=True)
 
     def room(self, samples: int, length: int) -> "Cache":
-        """Zeros for a suffix of L tokens of each of B x K rows behind this prefix: [..., B, K, L, J, E]."""
+        """Zeros for a suffix of L tokens of each of B x K rows behind this prefix: [..., B, K, J, L, E]."""
 
         def zeros(c):
-            batch, width = c.shape[-4], c.shape[-1]
-            heads = c.shape[-3] if self.heads_first else c.shape[-2]
-            return jnp.zeros((*c.shape[:-4], batch, samples, length, heads, width), c.dtype)
+            *lead, heads, _, width = c.shape
+            return jnp.zeros((*lead, samples, heads, length, width), c.dtype)
 
-        return Cache(jax.tree.map(zeros, self.k), jax.tree.map(zeros, self.v))
+        prefix = self.by_head()
+        return Cache(jax.tree.map(zeros, prefix.k), jax.tree.map(zeros, prefix.v), heads_first=True)
 
 
 @flax.struct.dataclass
 class Past:
     """What tokens attend to besides themselves: a prefix per scene and, if there is one, a suffix per sequence.
 
-    prefix: Cache [layers, B, S, J, E]; prefix_length: int [B]. suffix: Cache [layers, B, K, L, J, E] or None;
-    suffix_length: int [B, K].
+    prefix: Cache of B scenes; prefix_length: int [B]. suffix: Cache of B x K sequences or None; suffix_length: int
+    [B, K]. Either order of heads and tokens will do; heads first costs no transposition.
     """
 
     prefix: Cache
@@ -91,11 +94,11 @@ class Attention(nn.Module):
         if past is None:
             out = attention(q[:, 0], k[:, 0], v[:, 0], causal=self.causal, lengths=lengths)[:, None]
         else:
-            suffix = (None, None) if past.suffix is None else (past.suffix.k, past.suffix.v)
+            prefix, suffix = past.prefix.by_head(), past.suffix and past.suffix.by_head()
             out = shared_prefix_attention(
-                q, past.prefix.k, past.prefix.v, *suffix, prefix_length=past.prefix_length,
+                q, prefix.k, prefix.v, *((suffix.k, suffix.v) if suffix else ()), prefix_length=past.prefix_length,
                 suffix_length=past.suffix_length, causal=self.causal, own_k=k, own_v=v,
-                heads_first=past.prefix.heads_first,
+                heads_first=True,
             )  # fmt: skip
         out = layers.Linear(x.shape[-1], name="o_proj")(out.reshape(*x.shape[:-1], -1))
         return out, Cache(k, v)

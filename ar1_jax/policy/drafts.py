@@ -120,6 +120,7 @@ def sample(
         positions = jnp.broadcast_to(prefix.next_position[:, None, None] + at, (3, *at.shape))
         past = Past(prefix.cache, prefix.length, s.suffix, s.fed)
         hidden, own = alpamayo.decode(config, params, alpamayo.embed(params, ids), positions, past)
+        put = functools.partial(_put, at=sampling.after(at, hidden))
         index = s.count[..., None] + steps
         since = grammar.since(s.since, guess)
         token, log_prob = draw(hidden, since=since, index=index)
@@ -132,7 +133,7 @@ def sample(
         fed = jnp.minimum(s.fed + 1 + (kept[..., :-1] & holds).sum(axis=-1), count)
         return _State(
             s.rounds + 1, _write(s.ids, token, index, kept), _write(s.log_prob, log_prob, index, kept),
-            jax.tree.map(functools.partial(_put, at=at), s.suffix, own), count, fed,
+            jax.tree.map(put, s.suffix, sampling.stored(own, s.suffix)), count, fed,
             jnp.take_along_axis(grammar.since(s.since, token), (count - s.count)[..., None], axis=-1)[..., 0], done,
         )  # fmt: skip
 
@@ -158,8 +159,8 @@ def _write(array, new, index, kept):
 
 
 def _put(cache, new, at):
-    """Cache [..., B, K, L, J, E] with keys or values [..., B, K, N, J, E] put at the places int [B, K, N]; those
+    """Cache [..., B, K, J, L, E] with keys or values [..., B, K, J, N, E] put at the places int [B, K, N]; those
     of guesses that do not hold are overwritten before they are read."""
-    batch, samples, _ = at.shape
-    row, sample = jnp.arange(batch)[:, None, None], jnp.arange(samples)[:, None]
-    return cache.at[..., row, sample, at, :, :].set(new.astype(cache.dtype), mode="drop")
+    one = lambda cache, new, at: cache.at[:, at].set(new, mode="drop")
+    rows = jax.vmap(jax.vmap(one))
+    return rows(cache, new, at) if cache.ndim == 5 else jax.vmap(rows, (0, 0, None))(cache, new, at)

@@ -55,8 +55,8 @@ def guided_flow(
     _, bare = alpamayo.completion(config.model, params, other, ids)
     join = lambda a, b, axis=0: jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=axis), a, b)
     past = Past(
-        join(prefix.cache, other.cache, -4), join(prefix.length, other.length), join(suffix, bare, -5),
-        join(suffix_length, suffix_length),
+        join(prefix.cache, other.cache, -4), join(prefix.length, other.length),
+        join(suffix.by_head(), bare.by_head(), -5), join(suffix_length, suffix_length),
     )  # fmt: skip
     starts = join(start, start + (other.next_position - prefix.next_position)[:, None])
 

@@ -25,7 +25,7 @@ MASKED = -1e30
 @flax.struct.dataclass
 class Completions:
     """ids: int32 [B, K, L], padded after the end; log_prob: float32 [B, K, L], 0 in the padding; mask: bool [B, K, L],
-    True where a token was sampled; complete: bool [B, K], ended by itself; suffix: Cache [layers, B, K, L, J, E];
+    True where a token was sampled; complete: bool [B, K], ended by itself; suffix: Cache [layers, B, K, J, L, E];
     rounds: int32 [], how often the decoder ran."""
 
     ids: jax.Array
@@ -97,6 +97,18 @@ def draw(
     return ids.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
+def stored(own: Cache, like: Cache) -> Cache:
+    """Keys and values in the order and dtype that a cache keeps them in."""
+    return jax.tree.map(lambda new, kept: new.astype(kept.dtype), own.by_head(), like)
+
+
+def after(place, hidden):
+    """`place` int [...], but known only when `hidden` is: what is written there is written after the cache was read.
+    XLA cannot know that by itself, and copies the whole cache for every token."""
+    last = jax.lax.bitcast_convert_type(hidden[(0,) * hidden.ndim].astype(jnp.float32), jnp.int32)
+    return jax.lax.clamp(place, jnp.broadcast_to(last, place.shape), place)
+
+
 def ended_itself(grammar: Grammar, ids):
     """Which completions ids int [..., L] ended within their limits, without being cut or made to end: bool [...]."""
     ended = (ids == grammar.end()).any(axis=-1)
@@ -129,14 +141,13 @@ def sample(
         positions = jnp.broadcast_to(prefix.next_position[:, None, None] + s.step, (3, *ids.shape))
         past = Past(prefix.cache, prefix.length, s.suffix, jnp.full(shape[:2], s.step))
         hidden, own = alpamayo.decode(config, params, alpamayo.embed(params, ids), positions, past)
-        put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
-            cache, new.astype(cache.dtype), s.step, axis=-3
-        )
+        place = after(s.step, hidden)
+        put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(cache, new, place, axis=-2)
         write = lambda row, new: jax.lax.dynamic_update_slice_in_dim(row, new, s.step, axis=2)
         open_ = ~s.done[..., None]
         return _State(
             s.step + 1, write(s.ids, ids), write(s.log_prob, jnp.where(open_, log_prob, 0.0)), write(s.mask, open_),
-            hidden, jax.tree.map(put, s.suffix, own), grammar.since(s.since, ids)[..., -1],
+            hidden, jax.tree.map(put, s.suffix, stored(own, s.suffix)), grammar.since(s.since, ids)[..., -1],
             s.done | grammar.ended(ids[..., 0]),
         )  # fmt: skip
 

@@ -26,8 +26,9 @@ def shared_prefix_attention(
 
     prefix_k, prefix_v [B, S, J, E], live below prefix_length [B]. suffix_k, suffix_v [B, K, L, J, E], live below
     suffix_length [B, K], seen by every query. own_k, own_v [B, K, N, J, E]: keys of the queries themselves; query n
-    sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default. heads_first: the prefix is stored
-    as [B, J, S, E], in the order that its products read it: who asks many times saves a transposition each time.
+    sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default. heads_first: prefix and suffix are
+    stored as [B, J, S, E] and [B, K, J, L, E], in the order that their products read them: who asks many times saves
+    a transposition each time.
     """
     _backend.choose("shared_prefix_attention", backend)
     batch, samples, n, heads, width = q.shape
@@ -42,11 +43,14 @@ def shared_prefix_attention(
         prefix_k, prefix_v = (x.swapaxes(1, 2) for x in (prefix_k, prefix_v))
     parts = [_prefix_part(grouped, prefix_k, prefix_v, prefix_length, scale)]
     if suffix_k is not None:
-        live = jnp.arange(suffix_k.shape[2]) < suffix_length[..., None]
+        if not heads_first:
+            suffix_k, suffix_v = (x.swapaxes(2, 3) for x in (suffix_k, suffix_v))
+        live = jnp.arange(suffix_k.shape[3]) < suffix_length[..., None]
         parts.append(_own_part(grouped, suffix_k, suffix_v, live[:, :, None], scale))
     if own_k is not None:
         live = jnp.tri(n, dtype=bool) if causal else jnp.ones((n, n), bool)
-        parts.append(_own_part(grouped, own_k, own_v, live[None, None], scale))
+        own = (x.swapaxes(2, 3) for x in (own_k, own_v))
+        parts.append(_own_part(grouped, *own, live[None, None], scale))
     return join(parts).astype(q.dtype).reshape(q.shape)
 
 
@@ -75,9 +79,9 @@ def _softmax_part(scores, live, product, v):
 
 
 def _own_part(q, k, v, live, scale):
-    """q [B,K,N,J,R,E] on k, v [B,K,M,J,E]; live broadcasts to [B,K,N,M]; results lead with [B,K,N,J,R]."""
-    scores = jnp.einsum("BKNJRE,BKMJE->BKJRNM", q, k, preferred_element_type=jnp.float32) * scale
-    out, peak, total = _softmax_part(scores, live[:, :, None, None], "BKJRNM,BKMJE->BKJRNE", v)
+    """q [B,K,N,J,R,E] on k, v [B,K,J,M,E]; live broadcasts to [B,K,N,M]; results lead with [B,K,N,J,R]."""
+    scores = jnp.einsum("BKNJRE,BKJME->BKJRNM", q, k, preferred_element_type=jnp.float32) * scale
+    out, peak, total = _softmax_part(scores, live[:, :, None, None], "BKJRNM,BKJME->BKJRNE", v)
     move = lambda x: jnp.moveaxis(x, 4, 2)
     return move(out), move(peak), move(total)
 

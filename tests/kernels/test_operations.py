@@ -85,7 +85,8 @@ def take(way, monkeypatch):
 def test_shared_prefix_matches_loops_over_live_keys(causal, way, heads_first, monkeypatch):
     take(way, monkeypatch)
     x = shared_inputs()
-    given = x | {name: x[name].swapaxes(1, 2) for name in ("prefix_k", "prefix_v")} if heads_first else x
+    swapped = {name: x[name].swapaxes(-3, -2) for name in ("prefix_k", "prefix_v", "suffix_k", "suffix_v")}
+    given = x | swapped if heads_first else x
     got = shared(causal, heads_first=heads_first, **given)
     for b, s, n, h in np.ndindex(B, K, N, H):
         own = slice(0, n + 1) if causal else slice(None)

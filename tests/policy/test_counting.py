@@ -134,11 +134,9 @@ def sample_program(config, split, rules, samples, tokens, **options):
     return jax.jit(run).lower(params, prefix, keys, *numbers).compile()
 
 
-@pytest.mark.parametrize(("split", "copies"), [(False, 1), (True, 2)], ids=["stacked", "by layer"])
-def test_a_sample_needs_its_suffix_and_little_more(split, copies):
-    """0p5b, 256 new tokens, in float32 (XLA for CPU widens bfloat16 weights and caches).
-
-    Split by layer the suffix is held twice: XLA for CPU copies each layer's before it writes a token there."""
+@pytest.mark.parametrize("split", [False, True], ids=["stacked", "by layer"])
+def test_a_sample_needs_its_suffix_and_little_more(split):
+    """0p5b, 256 new tokens, in float32 (XLA for CPU widens bfloat16 weights and caches)."""
     size = sizes.size("0p5b")
     text = TextConfig(size.d, size.f, size.layers, size.h, size.j, size.e, size.vocab, size.mrope)
     vision = dataclasses.replace(SMALL.vision, out_hidden_size=size.d)
@@ -151,7 +149,7 @@ def test_a_sample_needs_its_suffix_and_little_more(split, copies):
         parts = m.argument_size_in_bytes, m.temp_size_in_bytes, m.output_size_in_bytes
         taken[samples] = sum(parts) - m.alias_size_in_bytes
     suffix = 2 * 4 * size.layers * 256 * size.j * size.e
-    assert (taken[16] - taken[1]) / 15 <= (copies + 0.25) * suffix + 4 * size.vocab * 4
+    assert (taken[16] - taken[1]) / 15 <= 1.25 * suffix + 4 * size.vocab * 4
     assert taken[16] - taken[1] >= 15 * suffix  # the probe: the caches are among what is counted
 
 

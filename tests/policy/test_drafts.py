@@ -64,7 +64,7 @@ def assert_same(got, want):
     for name in ("ids", "mask", "complete", "lengths"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
     np.testing.assert_allclose(got.log_prob, want.log_prob, atol=1e-5)
-    live = np.asarray(want.mask)[None, ..., None, None]
+    live = np.asarray(want.mask)[None, :, :, None, :, None]
     for one, other in zip(jax.tree.leaves(got.suffix), jax.tree.leaves(want.suffix), strict=True):
         np.testing.assert_allclose(one * live, other * live, atol=1e-5)
 

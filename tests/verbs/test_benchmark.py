@@ -97,7 +97,7 @@ def test_the_stages_are_those_of_a_plan():
         kept["prefill"].hidden, alpamayo.prefill(model, params, prompt).hidden, atol=1e-5
     )
     assert prompt.input_ids.shape == (1, LOAD.prompt) and done.ids.shape == (1, 2, 5)
-    assert kept["decode"].rounds == 3 and done.suffix.k.shape[3] == 5  # a limit uses only part of the room
+    assert kept["decode"].rounds == 3 and done.suffix.k.shape[4] == 5  # a limit uses only part of the room
     said = done.ids[..., :3]
     hidden = alpamayo.completion_hidden(model, params, kept["prefill"], said)
     np.testing.assert_array_equal(alpamayo.logits(params, hidden).argmax(-1), said)
