@@ -56,6 +56,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_two_processes_convert_both_ways_byte_for_byte(both, tmp_path):
     source = folders.folder("v15_small")
     code, said = both(source, tmp_path / "ours", "orbax", "--config.mesh.tensor=2", "--config.mesh.data=1")
@@ -71,6 +72,7 @@ def test_two_processes_convert_both_ways_byte_for_byte(both, tmp_path):
     assert not list(tmp_path.glob(".*")), "nothing half-written remains"
 
 
+@pytest.mark.slow
 def test_a_mesh_that_leaves_a_process_out_is_refused(both, tmp_path):
     code, said = both(folders.folder("v15_small"), tmp_path / "ours", "orbax")
     assert code == 2 and "does not fit 2 devices" in said and not (tmp_path / "ours").exists()

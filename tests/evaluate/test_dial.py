@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 import ar1_jax
@@ -18,6 +19,7 @@ LAYOUT = samples.template(POLICY, SCENES, samples.camera_ids())
 KEY = jax.random.key(3)
 
 
+@pytest.mark.slow
 def test_trajectories_are_those_of_plan():
     """A second implementation: `plan` of one scene at a time, with the noise the dial drew and text in place of ids."""
     wanted = [dial.Setting(2, "midpoint"), dial.Setting(1, "euler", direct=True)]
@@ -54,6 +56,7 @@ def test_calls_take_turns():
     assert order == list("abababab")[:6] and all(low <= mid <= high for mid, low, high in found.values())
 
 
+@pytest.mark.slow
 def test_the_verb_writes_table_numbers_and_figure(tmp_path, capsys):
     dial_words = ("repeats=1", "steps=(1, 10)", "integrators=('euler',)", "direct_steps=(1,)")
     words = [f"--config.{word}" for word in ("scenes=2", "batch=2", "samples=1")]
@@ -73,6 +76,7 @@ def test_the_verb_writes_table_numbers_and_figure(tmp_path, capsys):
     assert 'did you mean "dial"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_policy_differs_from_its_rounding_and_not_from_itself():
     rounded = ar1_jax.load("nano", quantization="int8")
     gap = quantized.token_gap((POLICY, rounded), LAYOUT, SCENES, batch=2)

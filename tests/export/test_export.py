@@ -130,6 +130,7 @@ def test_programs_of_the_released_shape_lower_for_all_platforms_and_stay_small(t
     assert path["shape"] == [36, 1, 8, 3104, 128]
 
 
+@pytest.mark.slow
 def test_eight_bit_weights_travel(tmp_path):
     """Stored as int8 beside their scales; the program gives what the quantised policy gives here."""
     target = tmp_path / "int8"

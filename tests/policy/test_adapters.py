@@ -54,6 +54,7 @@ def scores(policy, params, scene, ids):
     return np.asarray(score(params, prompt, jnp.asarray(ids)[None]))[0]
 
 
+@pytest.mark.slow
 def test_plans_of_the_loaded_run_are_those_of_base_and_adapters(nano, run):
     policy, scene = ar1_jax.load(run, dtype="float32"), examples.world(number=1, family="pedestrian").scene
     assert trees.flatten(policy.params).keys() == trees.flatten(nano.params).keys()
@@ -76,6 +77,7 @@ def test_convert_makes_a_plain_folder_of_it(run, tmp_path):
     same(ar1_jax.load(tmp_path / "plain", dtype="float32").params, ar1_jax.load(run, dtype="float32").params)
 
 
+@pytest.mark.slow
 def test_the_base_may_be_in_half_precision_or_a_run_itself(nano, run, tmp_path):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), nano.params)
     low = ar1_jax.load(write_run(tmp_path / "half", "nano", half, trained(half)), dtype="float32")

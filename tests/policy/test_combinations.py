@@ -52,6 +52,7 @@ SCENES = [make_scene((0, 1, 2, 6), "Turn left in 40 m"), make_scene((1, 6), "Go 
     ("samples", "guidance", "decoder"),
     [*itertools.product((1, 3), (None, 1.5), ("flow",)), *itertools.product((1, 3), (None,), ("tokens",))],
 )
+@pytest.mark.slow
 def test_a_batch_equals_its_scenes(samples, guidance, decoder):
     """One flow step: the field of a fresh expert is so rough that ten steps amplify rounding without bound."""
     options = {"samples": samples, "guidance": guidance, "decoder": decoder, "key": KEY, "flow_steps": 1}
@@ -113,6 +114,7 @@ def released(*names):
     return [folders.scene("v15_small", name, (xyz[i % 2], rot[i % 2])) for i, name in enumerate(names)]
 
 
+@pytest.mark.slow
 def test_guidance_with_two_scenes_and_three_samples():
     """Reference: RuntimeError, its rope offsets are not repeated by K (defect 3)."""
     policy, scenes = folders.policy("v15_small"), released(*NAMES)
@@ -124,6 +126,7 @@ def test_guidance_with_two_scenes_and_three_samples():
         assert np.isfinite(plan.trajectory_xyz).all()
 
 
+@pytest.mark.slow
 def test_guidance_needs_nothing_but_its_weight():
     """Reference: ValueError with the plain sampler, which has no second field."""
     policy, (scene, _) = folders.policy("v15_small"), released(*NAMES)
@@ -180,6 +183,7 @@ def test_a_reasoning_that_is_cut_plans_all_the_same_with_one_warning(caplog):
         )
 
 
+@pytest.mark.slow
 def test_a_release_never_reasons_in_trajectory_ids():
     """At a temperature where every id comes up; behind the trigger the action ids are the only ones allowed."""
     policy, (scene, _) = folders.policy("v15_small"), released(*NAMES)

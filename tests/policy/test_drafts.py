@@ -157,6 +157,7 @@ def test_the_longest_find_wins_then_the_nearest():
 @pytest.mark.parametrize(
     "options", [{"reasoning": "Stop."}, {"guidance": 1.5}, {"decoder": "tokens"}, {"batch": 2}], ids=str
 )
+@pytest.mark.slow
 def test_a_plan_with_a_draft_is_the_plan_without(draft, options):
     scenes = SCENES if "batch" in options else SCENES[0]
     options = {"samples": 2, "key": jax.random.key(7), "flow_steps": 1, **options}
@@ -174,6 +175,7 @@ def test_a_plan_with_a_draft_is_the_plan_without(draft, options):
 @pytest.mark.parametrize(
     ("name", "call"), [pytest.param("r1_small", "greedy", marks=pytest.mark.slow), ("v15_small", "greedy")]
 )
+@pytest.mark.slow
 def test_greedy_ids_are_the_references_with_any_draft(name, call):
     spec, data = folders.spec(name)["calls"][call], compare.arrays(name)
     given = {key.split("/in/")[1]: data[key] for key in data if key.startswith(call + "/in/")}

@@ -53,6 +53,7 @@ def test_kernels_of_the_layers_are_rounded_and_nothing_else():
     assert trees.num_bytes(QUANTIZED.params) < 0.45 * trees.num_bytes(POLICY.params)
 
 
+@pytest.mark.slow
 def test_nano_plans_nearly_the_same():
     scene = examples.world(1, "pedestrian").scene
     noise = RNG.normal(size=(2, 16, 2)).astype(np.float32)

@@ -80,6 +80,7 @@ def policy():
     return loading.load("nano", dtype="float32")
 
 
+@pytest.mark.slow
 def test_the_verb_holds_the_base_once_and_trains_adapters_alone(tmp_path, policy):
     trainer = rl.Trainer(settings(tmp_path), policy, tmp_path)
     state, start = trainer.start()
@@ -92,6 +93,7 @@ def test_the_verb_holds_the_base_once_and_trains_adapters_alone(tmp_path, policy
     assert {path.rpartition("/")[2] for path in trees.flatten(state.params)} == {lora.A, lora.B}
 
 
+@pytest.mark.slow
 def test_the_verb_resumes_on_its_own_base_only(tmp_path, policy):
     trainer = rl.Trainer(settings(tmp_path), policy, tmp_path)
     state, _ = trainer.start()

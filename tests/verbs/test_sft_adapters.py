@@ -38,6 +38,7 @@ def made(tmp_path_factory):
     return trainer, batch | {"seen": np.ones(SCENES, np.float32)}, folder
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_a_restart_finds_them(made):
     new, batch, folder = made
     trainer = new()
