@@ -45,6 +45,7 @@ def test_installs_from_a_repository_or_a_wheel_only_where_the_package_is_missing
     assert calls == [f"ar1-jax @ git+{place}", str(tmp_path / "ar1_jax-0.1.0-py3-none-any.whl")]
 
 
+@pytest.mark.slow
 def test_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """With the bundled policy, or with random weights in a checkout that has none."""
     notebook = read()

@@ -150,6 +150,7 @@ def test_what_only_the_flow_reads_is_refused_for_action_ids(options):
         POLICY.plan(SCENES[0], samples=1, key=KEY, decoder="tokens", **options)
 
 
+@pytest.mark.slow
 def test_scenes_of_unequal_prompts_do_not_read_each_others_padding():
     """Reference, Alpamayo 1: the expert attends to the left padding of the shorter prompt (defect 2)."""
     data, policy = compare.arrays("r1_small"), folders.policy("r1_small")

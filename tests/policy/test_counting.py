@@ -287,10 +287,10 @@ def test_the_arguments_counted_are_those_that_run(policy, monkeypatch):
     [
         {},
         {"batch": 2},
-        {"guidance": 1.5},
-        {"reasoning": "Stop, keep lane."},
-        {"draft": "ngram"},
-        {"decoder": "tokens"},
+        pytest.param({"guidance": 1.5}, marks=pytest.mark.slow),
+        pytest.param({"reasoning": "Stop, keep lane."}, marks=pytest.mark.slow),
+        pytest.param({"draft": "ngram"}, marks=pytest.mark.slow),
+        pytest.param({"decoder": "tokens"}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(f"{key}" for key in options) or "plain",
 )

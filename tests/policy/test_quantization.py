@@ -65,8 +65,9 @@ def test_nano_plans_nearly_the_same():
 
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("v15_small", "route"), pytest.param("r1_small", "main", marks=pytest.mark.slow)],
+    [("v15_small", "route"), ("r1_small", "main")],
 )
+@pytest.mark.slow
 def test_released_architectures_stay_near_the_released_code(name, call):
     """Against numbers of the released code in float32: trajectories; against our float32: log-probabilities of the ids.
 

@@ -47,6 +47,7 @@ def test_all_problems_come_at_once_with_the_place_in_the_list():
     assert "9 is unknown" in str(caught.value) and "ego_history_rot" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_key_a_scene_draws_what_that_key_draws_alone():
     scenes, keys = [GOOD, scene(5.0)], list(jax.random.split(KEY, 2))
     together = POLICY.plan(scenes, samples=2, key=keys, flow_steps=1)

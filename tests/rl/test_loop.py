@@ -63,7 +63,9 @@ def fresh(recipe=tiny.PAPER):
     return step.init_state(tiny.params(), machine(recipe)[0])
 
 
-@pytest.mark.parametrize("recipe", [tiny.PAPER, tiny.CLIPPED], ids=["paper", "clipped"])
+@pytest.mark.parametrize(
+    "recipe", [tiny.PAPER, pytest.param(tiny.CLIPPED, marks=pytest.mark.slow)], ids=["paper", "clipped"]
+)
 def test_reward_rises_under_both_objectives(recipe):
     seen = []
     loop.fit(fresh(recipe), 0, parts(recipe, seen), SETTINGS, jax.random.key(0))
@@ -108,7 +110,7 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path):
     assert plain(whole) == plain(pieces)
 
 
-@pytest.mark.parametrize("what", ["reward", "gradient"])
+@pytest.mark.parametrize("what", ["reward", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_a_nan_stops_the_run_and_names_the_step(what):
     def spoilt(ids, complete, batch):
         found, texts = verdict(ids, complete, batch)

@@ -13,7 +13,9 @@ from tests.rl import tiny
 RATE = jnp.float32(1e-3)
 
 
-@pytest.mark.parametrize("recipe", [tiny.PAPER, tiny.CLIPPED], ids=["paper", "clipped"])
+@pytest.mark.parametrize(
+    "recipe", [tiny.PAPER, pytest.param(tiny.CLIPPED, marks=pytest.mark.slow)], ids=["paper", "clipped"]
+)
 def test_first_ratio_is_one_and_the_second_is_not(recipe):
     run, transform = tiny.updater(recipe)
     drawn = tiny.rewarded(batch=8)

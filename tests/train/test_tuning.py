@@ -70,7 +70,7 @@ def test_only_adapters_have_gradients_and_optimiser_state():
     assert LOW.base is PARAMS  # not a copy
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_ten_steps_lower_the_loss_on_a_base_that_stands_still(dtype):
     base = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
     before, state, values = jax.tree.map(np.array, base), step.init_state(LOW.params, HEAD, TX), []

@@ -27,6 +27,7 @@ def row(engine, k, seconds, ids=(7,)):
             **({"rates": {"flops": 1e9, "bytes": 1e9}} if engine == "ours" else {})}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_measures_its_rows_once_and_goes_on_with_the_missing_ones(tmp_path, capsys):
     words = ["--config=benchmark", "--config.samples=1,2", f"--config.root={tmp_path}", "--config.repeats=1",
              "--config.images=1", "--config.text=6", "--config.tokens=3", "--config.steps=1"]  # fmt: skip

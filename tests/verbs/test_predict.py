@@ -97,6 +97,7 @@ def test_what_is_wrong_is_said_in_one_message(policy, tmp_path, capsys, override
     assert not list(tmp_path.glob("*/plans/*"))
 
 
+@pytest.mark.slow
 def test_scenes_in_batches_are_those_planned_alone_and_compile_once(policy, tmp_path):
     """Three scenes of one layout in batches of two: the last is filled up, so that the second compiles nothing."""
     some = (
