@@ -86,11 +86,7 @@ def read(
     if not verified:
         runs.verify(pathlib.Path(folder).absolute())
     with Leaves(folder, shapes, dtype) as leaves:
-        if shardings is None:
-            return trees.map_with_path(lambda path, shape: finish(leaves.read(path, shape.shape)), shapes)
-        return trees.map_with_path(
-            lambda path, shape, where: leaves.read(path, shape.shape, where), shapes, shardings
-        )
+        return huggingface.read_all(leaves, shapes, shardings, finish)
 
 
 class Leaves:

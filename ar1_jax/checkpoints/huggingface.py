@@ -173,11 +173,16 @@ def read(
     problems = [] if checked else check(found, wanted, keep_dtypes=dtype is None, tied=tied)
     errors.raise_all(problems, str(found.folder), errors.CheckpointError)
     with Leaves(found, wanted, dtype) as leaves:
-        if shardings is None:
-            return trees.map_with_path(lambda path, shape: finish(leaves.read(path, shape.shape)), shapes)
-        return trees.map_with_path(
-            lambda path, shape, where: leaves.read(path, shape.shape, where), shapes, shardings
-        )
+        return read_all(leaves, shapes, shardings, finish)
+
+
+def read_all(leaves, shapes, shardings, finish):
+    """All of `leaves` (`Leaves` here or of `converted`) as a tree like `shapes`: NumPy arrays, each handed through
+    `finish` as soon as it is read, or jax.Arrays placed by `shardings` (a tree)."""
+    if shardings is None:
+        return trees.map_with_path(lambda path, shape: finish(leaves.read(path, shape.shape)), shapes)
+    place = lambda path, shape, where: leaves.read(path, shape.shape, where)
+    return trees.map_with_path(place, shapes, shardings)
 
 
 class Leaves:

@@ -4,7 +4,6 @@ n scenes, L ids, W = 64 waypoints. Both policies see the same scenes, keys and n
 scene, so that their intervals hold the change and not the spread between scenes. Metres, nats, percent, milliseconds.
 """
 
-import dataclasses
 import functools
 import json
 
@@ -12,12 +11,10 @@ import jax
 import numpy as np
 
 from ar1_jax.core import trees
-from ar1_jax.evaluate import bootstrap, dial, open_loop
+from ar1_jax.evaluate import bootstrap, dial, open_loop, workload
 from ar1_jax.models import alpamayo
 from ar1_jax.models import grammar as grammars
-from ar1_jax.models.config import ExpertConfig
-from ar1_jax.policy import config as configs
-from ar1_jax.policy import loading, quantization, sizes
+from ar1_jax.policy import loading, quantization
 
 COLUMNS = {
     "decision": "both decisions right, %",
@@ -93,11 +90,7 @@ def table(
 
 def size_bytes(name: str) -> tuple[int, int]:
     """Bytes of the parameters of a size (policy/sizes.py) in bfloat16, and with its kernels in eight bits; computed."""
-    shape = sizes.size(name)
-    vlm = sizes.vlm_config(shape)
-    vlm["text_config"]["vocab_size"] = shape.vocab
-    expert = ExpertConfig(shape.x_width, shape.x_f, shape.x_heads, shape.x_in, in_layers=2)
-    model = dataclasses.replace(configs.read_vlm(vlm, name), expert=expert)
+    model, _ = workload.model_of(workload.Workload(size=name))
     flat = trees.flatten(loading.shapes(model))
     kernels = [x for path, x in flat.items() if quantization.matches(path)]
     plain = 2 * sum(x.size for x in flat.values())

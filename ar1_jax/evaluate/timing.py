@@ -19,12 +19,10 @@ import jax.numpy as jnp
 
 from ar1_jax.evaluate import workload
 from ar1_jax.models import alpamayo, expert
+from ar1_jax.policy import policy as policies
 from ar1_jax.policy import sampling
 
 COPY_BYTES, MATRIX = 2**28, 2048
-
-look = jax.jit(alpamayo.look, static_argnums=(0, 3))
-prefill = jax.jit(alpamayo.prefill, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -39,8 +37,8 @@ def run_stages(load: workload.Workload, model, params, prompt, clock):
 
     The programs are those of `policy.plan`: caches with the workload's room, of which a limit uses its tokens."""
     k, n = load.samples, load.tokens
-    seen = clock("vision", look, model, params, prompt.pixels, prompt.grids)
-    prefix = clock("prefill", prefill, model, params, prompt, seen)
+    seen = clock("vision", policies.look, model, params, prompt.pixels, prompt.grids)
+    prefix = clock("prefill", policies.prefill, model, params, prompt, seen)
     keys = jax.random.split(jax.random.key(0), 1)  # greedy: never drawn from
     done = clock("decode", sampling.sample, model, workload.endless(model), params, prefix, keys, samples=k,
                  length=load.room, greedy=True, limit=n)  # fmt: skip

@@ -11,6 +11,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+from ar1_kernels.attention import MASKED
 from ar1_kernels.linear_log_prob import inside
 
 from ar1_jax.models import alpamayo
@@ -18,8 +19,6 @@ from ar1_jax.models.alpamayo import Prefix
 from ar1_jax.models.config import ModelConfig
 from ar1_jax.models.decoder import Cache, Past
 from ar1_jax.models.grammar import Grammar
-
-MASKED = -1e30
 
 
 @flax.struct.dataclass
