@@ -8,6 +8,7 @@ that of reading and writing in equal parts where decoding almost only reads, and
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from ar1_kernels.counts import CHIPS
 
 from ar1_jax.core import trees
 from ar1_jax.evaluate.workload import STAGES, Workload, model_of
@@ -21,18 +22,6 @@ NOTES = (
     "head; ours has the positions computed beforehand on the host and the first use of the head under decode. Ours has "
     "a cache with room for as many ids as a plan's, theirs grows. Transformers has no flow: its total is one without.",
 )
-CHIPS = {  # bf16 FLOP/s, bytes/s, bytes of memory, as their makers state them
-    "TPU v5e": (197e12, 819e9, 16e9),
-    "TPU v5p": (459e12, 2765e9, 95e9),
-    "TPU v6e": (918e12, 1638e9, 32e9),
-    "TPU7x": (2307e12, 7400e9, 206e9),
-    "A100 80 GB": (312e12, 2039e9, 80e9),
-    "H100": (989e12, 3352e9, 80e9),
-    "H200": (989e12, 4800e9, 141e9),
-    "B200": (2250e12, 7672e9, 180e9),
-    "RTX PRO 6000": (504e12, 1792e9, 96e9),
-    "Jetson Thor": (258e12, 273e9, 128e9),
-}
 
 
 def key(row: dict) -> tuple[str, int]:
