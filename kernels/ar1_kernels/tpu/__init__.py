@@ -1,0 +1,1 @@
+"""Kernels for TPUs (Mosaic, through Pallas): attention, shared-prefix attention, log-probabilities."""
