@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ar1_kernels import backend as _backend
+from ar1_kernels import engines, packed, sharded
 
 MASKED = -1e30  # finite, so that a row without a live key stays finite
 SCORES = 2**26  # scores held at once, in elements (256 MB in float32)
@@ -19,13 +20,13 @@ ON_PROCESSOR = (
 QUERIES = 256  # of one head at once there
 
 
-def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, backend="auto"):
+def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, backend="auto", blocks=None):
     """q [B, N, H, E], k and v [B, M, J, E] -> [B, N, H, E] in q's dtype.
 
     causal: query n sees keys up to n + M - N. segment_ids: int [B, N] (N = M), queries see keys of their own segment
-    only. lengths: int [B], keys at or beyond it are padding. scale: E**-0.5 by default.
+    only. lengths: int [B], keys at or beyond it are padding. scale: E**-0.5 by default. backend: `backend.choose`.
+    blocks: block sizes of a Pallas back-end, None: from its table.
     """
-    _backend.choose("attention", backend)
     batch, n, heads, width = q.shape
     m, kv_heads = k.shape[1], k.shape[2]
     if heads % kv_heads:
@@ -33,11 +34,32 @@ def attention(q, k, v, *, causal, segment_ids=None, lengths=None, scale=None, ba
     if segment_ids is not None and n != m:
         raise ValueError(f"attention: segment_ids needs as many queries as keys, got {n} and {m}")
     scale = width**-0.5 if scale is None else scale
+    chosen = _backend.choose("attention", backend, _refusals(q.dtype, width, segment_ids is not None))
+    if chosen == "cudnn":
+        from ar1_kernels.gpu import cudnn
+
+        return cudnn.attention(q, k, v, causal=causal, lengths=lengths, scale=scale)
+    if chosen != "xla":
+        engine = engines.attention(chosen, _backend.target().interpret, blocks)
+        run = functools.partial(packed.attention, engine, causal=causal, scale=scale)
+        return sharded.attention(run, q, k, v, segment_ids, lengths)
     if batch * heads * n * m > ON_PROCESSOR:
         chunked = functools.partial(_chunked, causal=causal, scale=scale)
         by_head = functools.partial(_by_head, causal=causal, scale=scale)
         return jax.lax.platform_dependent(q, k, v, segment_ids, lengths, cpu=by_head, default=chunked)
     return _chunked(q, k, v, segment_ids, lengths, causal, scale)
+
+
+def _refusals(dtype, width, segments):
+    """Back-end -> function that says why it cannot do this attention, or None."""
+    kind = _backend.target().kind
+
+    def cudnn():
+        from ar1_kernels.gpu import cudnn
+
+        return cudnn.refusal(dtype, width, kind, segments)
+
+    return engines.refusals(dtype, width, kind) | {"cudnn": cudnn}
 
 
 def _live(rows, keys, causal, segments, length, offset):

@@ -20,7 +20,7 @@ def linear_log_prob(hidden, weight, labels, *, temperature=1.0, allowed=None, en
     allowed[n, 0] > allowed[n, 1] it wraps round (ids >= first or < second), the complement of an interval. A label
     outside its interval has log-probability about -1e30.
     """
-    _backend.choose("linear_log_prob", backend)
+    _backend.choose("linear_log_prob", backend, {})
     rows, vocabulary = hidden.shape[0], weight.shape[1]
     temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,))
     allowed = (

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ar1_kernels import backend as _backend
+from ar1_kernels import engines, packed, sharded
 from ar1_kernels.attention import MASKED
 
 PREFIX_BLOCK = 1024  # prefix keys scored at once where K·N·S is large
@@ -20,7 +21,7 @@ ONE_HEAD = 2**17  # scores of one kv head from which a processor goes head by he
 
 def shared_prefix_attention(
     q, prefix_k, prefix_v, suffix_k=None, suffix_v=None, *, prefix_length, suffix_length=None, causal,
-    own_k=None, own_v=None, scale=None, heads_first=False, backend="auto",
+    own_k=None, own_v=None, scale=None, heads_first=False, backend="auto", blocks=None,
 ):  # fmt: skip
     """q [B, K, N, H, E] -> [B, K, N, H, E] in q's dtype; softmax in float32.
 
@@ -28,9 +29,8 @@ def shared_prefix_attention(
     suffix_length [B, K], seen by every query. own_k, own_v [B, K, N, J, E]: keys of the queries themselves; query n
     sees own keys 0..n when causal, all of them otherwise. scale: E**-0.5 by default. heads_first: prefix and suffix are
     stored as [B, J, S, E] and [B, K, J, L, E], in the order that their products read them: who asks many times saves
-    a transposition each time.
+    a transposition each time. backend, blocks: as for `attention`.
     """
-    _backend.choose("shared_prefix_attention", backend)
     batch, samples, n, heads, width = q.shape
     kv_heads = prefix_k.shape[1 if heads_first else 2]
     if heads % kv_heads:
@@ -38,19 +38,34 @@ def shared_prefix_attention(
             f"shared_prefix_attention: {heads} query heads are no multiple of {kv_heads} kv heads"
         )
     scale = width**-0.5 if scale is None else scale
-    grouped = q.reshape(batch, samples, n, kv_heads, heads // kv_heads, width)
+    flip = lambda x: None if x is None else x.swapaxes(-3, -2)
     if not heads_first:
-        prefix_k, prefix_v = (x.swapaxes(1, 2) for x in (prefix_k, prefix_v))
-    parts = [_prefix_part(grouped, prefix_k, prefix_v, prefix_length, scale)]
-    if suffix_k is not None:
-        if not heads_first:
-            suffix_k, suffix_v = (x.swapaxes(2, 3) for x in (suffix_k, suffix_v))
-        live = jnp.arange(suffix_k.shape[3]) < suffix_length[..., None]
-        parts.append(_own_part(grouped, suffix_k, suffix_v, live[:, :, None], scale))
-    if own_k is not None:
+        prefix_k, prefix_v, suffix_k, suffix_v = (flip(x) for x in (prefix_k, prefix_v, suffix_k, suffix_v))
+    keys = packed.Keys(
+        prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, flip(own_k), flip(own_v)
+    )
+    here = _backend.target()
+    refusals = engines.refusals(q.dtype, width, here.kind)
+    chosen = _backend.choose("shared_prefix_attention", backend, refusals)
+    if chosen == "xla":
+        return _in_xla(q, keys, causal, scale)
+    engine = engines.attention(chosen, here.interpret, blocks)
+    run = functools.partial(packed.shared_prefix_attention, engine, causal=causal, scale=scale)
+    return sharded.shared_prefix_attention(run, q, keys)
+
+
+def _in_xla(q, keys: packed.Keys, causal, scale):
+    """Part by part in XLA."""
+    batch, samples, n, heads, width = q.shape
+    kv_heads = keys.prefix_k.shape[1]
+    grouped = q.reshape(batch, samples, n, kv_heads, heads // kv_heads, width)
+    parts = [_prefix_part(grouped, keys.prefix_k, keys.prefix_v, keys.prefix_length, scale)]
+    if keys.suffix_k is not None:
+        live = jnp.arange(keys.suffix_k.shape[3]) < keys.suffix_length[..., None]
+        parts.append(_own_part(grouped, keys.suffix_k, keys.suffix_v, live[:, :, None], scale))
+    if keys.own_k is not None:
         live = jnp.tri(n, dtype=bool) if causal else jnp.ones((n, n), bool)
-        own = (x.swapaxes(2, 3) for x in (own_k, own_v))
-        parts.append(_own_part(grouped, *own, live[None, None], scale))
+        parts.append(_own_part(grouped, keys.own_k, keys.own_v, live[None, None], scale))
     return join(parts).astype(q.dtype).reshape(q.shape)
 
 
