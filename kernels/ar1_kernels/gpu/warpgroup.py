@@ -1,0 +1,192 @@
+"""What one warpgroup does with tiles in shared memory: attention's products, its softmax, and the stream of keys.
+
+Hopper's matrix unit (wgmma) multiplies tiles of 64 rows; its operands lie in shared memory, where TMA, the copy unit,
+puts them while it counts the bytes on a barrier. A producer warpgroup asks for blocks of keys and values ahead of the
+consumers, in a ring of slots. TMA fills with zeros what lies behind an array's end.
+
+The interpreter of Mosaic GPU runs all of this but wgmma on a transposed or register operand: there, and only there,
+`scores` and `accumulate` are the same products by jnp.dot on the same shared memory.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from ar1_kernels.attention import MASKED
+
+ROWS = 64  # of a wgmma tile: one warpgroup's share
+LOG2E = math.log2(math.e)
+# Registers a thread, by consumers: (consumer, producer). The kernel starts with an equal share of the multiprocessor's
+# 65,536 for all threads; what the consumers gain must be what the producer gives. One consumer has enough as it is.
+REGISTERS = {1: None, 2: (232, 40), 3: (160, 32)}
+
+
+def interpreter(interpret):
+    """`interpret` of plgpu.kernel: None for the chip, the simulator's parameters for True, or those given."""
+    if not interpret or interpret is not True:
+        return interpret or None
+    if hasattr(plgpu, "InterpretGPUParams"):
+        return plgpu.InterpretGPUParams()
+    from jax._src.pallas.mosaic_gpu.interpret import params  # jax 0.10 has it here only
+
+    return params.InterpretGPUParams()
+
+
+def launch(kernel, *, grid, consumers, out_type, scratch_types, interpret):
+    """plgpu.kernel with `consumers` warpgroups and a producer behind them, named `warpgroup`; grid: {name: size}."""
+    return plgpu.kernel(
+        kernel, out_type=out_type, scratch_types=scratch_types,
+        grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=consumers + 1, thread_name="warpgroup",
+        interpret=interpreter(interpret),
+        compiler_params=plgpu.CompilerParams(
+            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+    )  # fmt: skip
+
+
+def roles(consumers, consume, produce):
+    """Runs consume(warpgroup) on the consumers, produce() on the producer, with registers moved to the consumers."""
+    warpgroup, registers = lax.axis_index("warpgroup"), REGISTERS[consumers]
+
+    @pl.when(warpgroup < consumers)
+    def _():
+        if registers:
+            plgpu.set_max_registers(registers[0], action="increase")
+        consume(warpgroup)
+
+    @pl.when(warpgroup == consumers)
+    def _():
+        if registers:
+            plgpu.set_max_registers(registers[1], action="decrease")
+        produce()
+
+
+def scores(a, b, interpret):
+    """a [64, E] · b [n, E]^T -> float32 [64, n]; a and b refs in shared memory."""
+    if interpret:
+        return jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
+
+    def product(acc):
+        plgpu.wgmma(acc, a, b.T)
+        return acc[...]
+
+    return pl.run_scoped(product, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
+
+
+def accumulate(acc, a, b, interpret):
+    """acc + a · b, float32 [64, E]; acc and a [64, n] in registers, b a ref [n, E] in shared memory."""
+    if interpret:
+        return acc + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
+
+
+def down(x, shape):
+    """One value per row, [rows] -> [rows, n]."""
+    return lax.broadcast_in_dim(x, shape, [0])
+
+
+def across(x, shape):
+    """One value per column, [n] -> [rows, n]."""
+    return lax.broadcast_in_dim(x, shape, [1])
+
+
+class Stream(NamedTuple):
+    """A ring of slots through which pairs of blocks (keys and values; queries and cotangents) pass to the consumers.
+
+    first, second: refs [stages, n, E] in shared memory. full_*: barriers [stages] that TMA arrives on; free_*: barriers
+    [stages] that every consumer arrives on. Block u of a launch lies in slot u % stages.
+    """
+
+    first: Any
+    second: Any
+    full_first: Any
+    full_second: Any
+    free_first: Any
+    free_second: Any
+
+    @classmethod
+    def types(cls, stages, n, width, dtype, consumers, extra=0):
+        """Scratch types; extra: vectors that come with every first block, on its barrier."""
+        ring = plgpu.SMEM((stages, n, width), dtype)
+        full = lambda arrivals: plgpu.Barrier(num_arrivals=arrivals, num_barriers=stages)
+        return (ring, ring, full(1 + extra), full(1), full(consumers), full(consumers))
+
+    def slot(self, u):
+        return lax.rem(u, jnp.int32(self.first.shape[0]))
+
+    def fetch(self, u, first, second, extra=()):
+        """Producer: copies block u, refs [n, E] in device memory; extra: ((ref, ring ref), ...) with `first`."""
+        slot = self.slot(u)
+
+        @pl.when(u >= self.first.shape[0])
+        def _():
+            plgpu.barrier_wait(self.free_first.at[slot])
+
+        plgpu.copy_gmem_to_smem(first, self.first.at[slot], self.full_first.at[slot])
+        for source, ring in extra:
+            plgpu.copy_gmem_to_smem(source, ring.at[slot], self.full_first.at[slot])
+
+        @pl.when(u >= self.first.shape[0])
+        def _():
+            plgpu.barrier_wait(self.free_second.at[slot])
+
+        plgpu.copy_gmem_to_smem(second, self.second.at[slot], self.full_second.at[slot])
+
+
+class Softmax(NamedTuple):
+    """Of a tile of rows over the keys so far: acc float32 [64, E] = sum of exp(s - peak) · v, peak and total [64]."""
+
+    acc: jax.Array
+    peak: jax.Array
+    total: jax.Array
+
+    @classmethod
+    def empty(cls, width):
+        vector = lambda value: jnp.full((ROWS,), value, jnp.float32)
+        return cls(jnp.zeros((ROWS, width), jnp.float32), vector(MASKED), vector(0.0))
+
+    def take(self, q, stream, u, *, scale, live, interpret):
+        """Block u of keys and values joins. q: ref [64, E]; live: score tile's shape -> bool mask, None: all seen.
+
+        Powers of two with the scale inside, so that an exponent is one multiply-add of a raw score.
+        """
+        slot, to_log2 = stream.slot(u), scale * LOG2E
+        plgpu.barrier_wait(stream.full_first.at[slot])
+        s = scores(q, stream.first.at[slot], interpret)
+        if live is not None:
+            s = jnp.where(live(s.shape), s, MASKED)
+        plgpu.barrier_arrive(stream.free_first.at[slot])
+        peak = jnp.maximum(self.peak, s.max(axis=1))
+        # A row that has seen no key counts from 0: exp2(MASKED) is 0, where MASKED - MASKED would be anything.
+        base = jnp.where(peak <= MASKED, 0.0, peak * to_log2)
+        p = jnp.exp2(s * to_log2 - down(base, s.shape))
+        shrink = jnp.exp2(self.peak * to_log2 - base)
+        total = self.total * shrink + p.sum(axis=1)
+        acc = self.acc * down(shrink, self.acc.shape)
+        plgpu.barrier_wait(stream.full_second.at[slot])
+        acc = accumulate(acc, p.astype(stream.second.dtype), stream.second.at[slot], interpret)
+        plgpu.barrier_arrive(stream.free_second.at[slot])
+        return Softmax(acc, peak, total)
+
+    def finish(self, scale):
+        """Normalised values float32 [64, E] and log-sum-exp [64]; 0 and MASKED for a row that has seen no key."""
+        empty = self.total == 0.0
+        weight = jnp.where(empty, 0.0, 1.0 / self.total)
+        lse = jnp.where(empty, MASKED, self.peak * scale + jnp.log(self.total))
+        return self.acc * down(weight, self.acc.shape), lse
+
+
+def round_up(size, unit):
+    return -(-size // unit) * unit
+
+
+def pad(x, axis, size, mode="constant"):
+    """x with `axis` grown to `size`: by zeros, or by its last element with mode="edge"."""
+    if x.shape[axis] == size:
+        return x
+    widths = [(0, size - n if i == axis % x.ndim else 0) for i, n in enumerate(x.shape)]
+    return jnp.pad(x, widths, mode=mode)
