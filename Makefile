@@ -11,9 +11,10 @@ endif
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
+AHEAD = $(VENV)-ahead
 CHECKED = ar1_jax kernels configs tests setup.py
 
-.PHONY: rl test slow fast lint format clean
+.PHONY: rl test slow fast ahead lint format clean
 
 rl: $(READY)
 	$(RUN) -m ar1_jax.main --config=configs/rl.py $(ARGS)
@@ -26,6 +27,10 @@ slow: $(READY)
 
 fast: $(READY)
 	$(RUN) -m pytest -m 'fast and not slow' $(ARGS)
+
+# Compiles the kernels for chips that are not here: an environment with the compilers of TPUs and GPUs (1.3 GB)
+ahead: $(READY) $(AHEAD)/.ready
+	AR1_AHEAD_PYTHON=$(AHEAD)/bin/python $(RUN) -m pytest -m slow $(wildcard tests/kernels/test_ahead_*.py) --durations=5 $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check $(CHECKED)
@@ -41,6 +46,13 @@ $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+$(AHEAD)/.ready: $(READY)
+	$(PYTHON) -m venv $(AHEAD)
+	$(AHEAD)/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu]'
+	version=$$($(AHEAD)/bin/python -c 'import importlib.metadata as m; print(m.version("jax"))') && \
+	$(AHEAD)/bin/python -m pip install --quiet --no-deps jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
+	touch $(AHEAD)/.ready
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage

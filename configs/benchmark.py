@@ -18,6 +18,9 @@ def get_config(argument=None):
     config.size = "v1_5_10b" if floors else argument or "nano"
     config.name = f"benchmark_{argument or 'nano'}"
     config.policy = ""  # a checkpoint folder instead of random weights of a size
+    config.kernels = (
+        "auto"  # of attention and log-probabilities; or "xla", "pallas_tpu", "pallas_gpu", "cudnn"
+    )
     config.floors = floors
     nano = config.size == "nano"
     config.images = 4 if nano else 16

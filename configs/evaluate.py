@@ -18,6 +18,9 @@ def get_config(argument=None):
     config = ml_collections.ConfigDict()
     config.root, config.name = "runs", "evaluate"
     config.policy = "nano"  # the bundled one, or a folder
+    config.kernels = (
+        "auto"  # of attention and log-probabilities; or "xla", "pallas_tpu", "pallas_gpu", "cudnn"
+    )
     config.split = "test"  # or "validation", "train"
     config.start = 0  # first scene of the split
     config.scenes = 1024

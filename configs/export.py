@@ -18,6 +18,9 @@ def get_config(argument=None):
     config.target = ""  # a new folder
     config.dtype = ""  # "bfloat16", "float16" or "float32"; "" as ar1_jax.load chooses
     config.quantization = ""  # "int8": the layers' kernels in eight bits; "fp8" where this machine has it
+    config.kernels = (
+        "xla"  # one artefact for all platforms; "pallas_tpu" or "pallas_gpu": with that platform alone
+    )
     config.stages = ("prompt", "prefill", "decode", "flow")
     config.platforms = ("cpu", "cuda", "tpu")
     config.cameras = (0, 1, 2, 6)  # ids, ascending

@@ -18,6 +18,9 @@ def get_config(argument=None):
     config = ml_collections.ConfigDict()
     config.root, config.name = "runs", "predict"
     config.policy = "nano"  # the bundled one, or a checkpoint folder
+    config.kernels = (
+        "auto"  # of attention and log-probabilities; or "xla", "pallas_tpu", "pallas_gpu", "cudnn"
+    )
     config.scene = ml_collections.config_dict.placeholder(str)  # a scene folder; none: the scenes below
     config.t0 = ml_collections.config_dict.placeholder(
         float

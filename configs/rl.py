@@ -18,6 +18,9 @@ def get_config(argument=None):
     config = ml_collections.ConfigDict()
     config.root, config.name = "runs", "rl"
     config.policy = "nano"  # the bundled policy, or a checkpoint folder: start and frozen reference
+    config.kernels = (
+        "auto"  # of attention and log-probabilities; or "xla", "pallas_tpu", "pallas_gpu", "cudnn"
+    )
     config.seed = 0
     config.steps = 180
     config.scenes = 16  # a step; each is new

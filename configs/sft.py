@@ -16,6 +16,9 @@ def get_config(argument=None):
     config = ml_collections.ConfigDict()
     config.root, config.name = "runs", "sft"
     config.model = "nano"  # a size to start from nothing, or a checkpoint folder
+    config.kernels = (
+        "auto"  # of attention and log-probabilities; or "xla", "pallas_tpu", "pallas_gpu", "cudnn"
+    )
     config.seed = 0
     config.minutes = 25.0  # time budget of training and validation; the length of the run is measured
     config.steps = 0  # a fixed number of steps instead, where it is not 0

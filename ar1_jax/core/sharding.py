@@ -4,6 +4,7 @@ Mesh axes: data (copies), fsdp (parameters cut, batch too), tensor (heads and wi
 expressions over the whole path, first match wins. A parameter that no pattern matches, a pattern that nothing needs
 and a dimension that its axes do not divide are raised together. The model's own tables are in sharding_tables.py."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,6 +124,13 @@ def shard_tree(
         return jax.device_put(leaf, sharding)
 
     return jax.tree.map(place, tree, placed)
+
+
+def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Programs traced inside run their kernels on `mesh`, each device its part (`ar1_kernels.sharded`).
+
+    None or one device: nothing changes."""
+    return contextlib.nullcontext() if mesh is None or mesh.size == 1 else jax.set_mesh(mesh)
 
 
 def constrain(x: jax.Array, name: str, table: Mapping[str, P]) -> jax.Array:

@@ -29,7 +29,8 @@ def log_probs(config, layout, rules, params, images, history_xyz, history_rot, i
     """Log-probability float32 [B, L] of given completions ids [B, L] under the grammar, nats."""
     prefix = open_loop.prefill(config, layout, params, images, history_xyz, history_rot)
     hidden = alpamayo.completion_hidden(config.model, params, prefix, ids[:, None])[:, 0]
-    return alpamayo.token_log_prob(params, hidden, ids, grammars.allowed(rules, ids))[0]
+    allowed = grammars.allowed(rules, ids)
+    return alpamayo.token_log_prob(params, hidden, ids, allowed, kernels=config.model.kernels)[0]
 
 
 def token_gap(policies, layout, samples, batch: int):

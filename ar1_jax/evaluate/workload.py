@@ -27,7 +27,8 @@ STAGES = ("vision", "prefill", "decode", "flow")
 class Workload:
     """One plan. size: a name of `policy.sizes`, or policy: a checkpoint folder. images of rows x columns patches, text:
     other prompt ids, samples K, tokens a sample (neither more nor fewer), flow steps. room: ids that a sample's cache
-    has place for, as in `policy.plan` (256), whose programs read all of it. threads 0: all processors."""
+    has place for, as in `policy.plan` (256), whose programs read all of it. kernels: as in ModelConfig. threads 0: all
+    processors."""
 
     size: str
     policy: str = ""
@@ -40,6 +41,7 @@ class Workload:
     room: int = 256
     steps: int = 10
     dtype: str = "float32"
+    kernels: str = "auto"
     threads: int = 0
     repeats: int = 3
     seed: int = 0
@@ -83,7 +85,7 @@ def model_of(load: Workload) -> tuple[ModelConfig, Marks]:
     """The networks and image marks of a size or of a folder."""
     if load.policy:
         folder = loading.ASSETS / load.policy if load.policy == "nano" else pathlib.Path(load.policy)
-        found, _, _ = configs.read(folder)
+        found = loading.with_kernels(configs.read(folder)[0], load.kernels)
         return found.model, Marks(found.ids.image_pad, found.ids.vision_start, found.ids.vision_end)
     shape, raw = sizes.size(load.size), sizes.policy_config(load.size)
     vocabulary = shape.vocab or sizes.nano_vocabulary_size()
@@ -91,7 +93,8 @@ def model_of(load: Workload) -> tuple[ModelConfig, Marks]:
     plain = configs.read_vlm(vlm_config(load, vocabulary, marks), load.size)
     waypoints = raw["action_space_cfg"]["n_waypoints"]
     expert = ExpertConfig(shape.x_width, shape.x_f, shape.x_heads, shape.x_in, in_layers=2)
-    return dataclasses.replace(plain, expert=expert, actions=waypoints), marks
+    model = dataclasses.replace(plain, expert=expert, actions=waypoints, kernels=load.kernels)
+    return model, marks
 
 
 def vlm_config(load: Workload, vocabulary: int, marks: Marks) -> dict:

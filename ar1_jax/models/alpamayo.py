@@ -57,7 +57,7 @@ class Prefix:
 
 def look(config: ModelConfig, params, pixels, grids):
     """Image tokens [rows, D] and DeepStack features [taps, rows, D] of all images, grid by grid."""
-    tower = VisionTower(config.vision, remat=config.remat)
+    tower = VisionTower(config.vision, remat=config.remat, kernels=config.kernels)
     variables = {"params": params["vlm"]["model"]["visual"]}
     seen = [tower.apply(variables, x, grid) for x, grid in zip(pixels, grids, strict=True)]
     flat = lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1])
@@ -103,7 +103,7 @@ def embed(params, ids):
 def decode(config: ModelConfig, params, x, positions, past=None, lengths=None, deep=None, *, trace=False):
     """The text decoder on x [B, K, N, D]; trace=True also returns the inputs of every layer and of the final norm (of
     stacked parameters only)."""
-    decoder = Decoder(config.text, remat=config.remat)
+    decoder = Decoder(config.text, remat=config.remat, kernels=config.kernels)
     variables = {
         "params": {k: v for k, v in params["vlm"]["model"]["language_model"].items() if k != "embed_tokens"}
     }
@@ -179,10 +179,11 @@ def logits(params, hidden):
     return jnp.dot(hidden, params["vlm"]["lm_head"]["kernel"], preferred_element_type=jnp.float32)
 
 
-def token_log_prob(params, hidden, ids, allowed=None, temperature=1.0):
+def token_log_prob(params, hidden, ids, allowed=None, temperature=1.0, kernels="auto"):
     """Log-probability and entropy (nats), float32 [...], of ids [...] given hidden [..., D]: the one definition.
 
-    allowed: int [..., 2], interval of ids the softmax runs over (`ar1_kernels.linear_log_prob`).
+    allowed: int [..., 2], interval of ids the softmax runs over (`ar1_kernels.linear_log_prob`). kernels: as in
+    ModelConfig.
     """
     shape = ids.shape
     flat = None if allowed is None else allowed.reshape(-1, 2)
@@ -194,6 +195,7 @@ def token_log_prob(params, hidden, ids, allowed=None, temperature=1.0):
         temperature=temperature,
         allowed=flat,
         entropy=True,
+        backend="auto" if kernels == "cudnn" else kernels,
     )
     return log_prob.reshape(shape), entropy.reshape(shape)
 

@@ -58,7 +58,11 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The whole model. image_token_id marks the prompt positions that image features fill."""
+    """The whole model. image_token_id marks the prompt positions that image features fill.
+
+    kernels: back-end of attention and log-probabilities (`ar1_kernels.backend`): "auto", "xla", "pallas_tpu",
+    "pallas_gpu" or "cudnn" (which has attention without a shared prefix only; the others are then chosen by "auto").
+    """
 
     text: TextConfig
     vision: VisionConfig
@@ -66,6 +70,7 @@ class ModelConfig:
     image_token_id: int
     actions: int = 64
     remat: bool = False
+    kernels: str = "auto"
 
     def expert_text(self) -> TextConfig:
         """The expert's decoder: depth, kv heads, head width and rotary of the text decoder, widths of its own."""

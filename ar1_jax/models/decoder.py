@@ -78,6 +78,7 @@ class Attention(nn.Module):
 
     config: TextConfig
     causal: bool
+    kernels: str
 
     @nn.compact
     def __call__(self, x, cos, sin, past: Past | None, lengths):
@@ -92,13 +93,14 @@ class Attention(nn.Module):
         v = project("v_proj", c.num_key_value_heads)
         q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
         if past is None:
-            out = attention(q[:, 0], k[:, 0], v[:, 0], causal=self.causal, lengths=lengths)[:, None]
+            own = (q[:, 0], k[:, 0], v[:, 0])
+            out = attention(*own, causal=self.causal, lengths=lengths, backend=self.kernels)[:, None]
         else:
             prefix, suffix = past.prefix.by_head(), past.suffix and past.suffix.by_head()
             out = shared_prefix_attention(
                 q, prefix.k, prefix.v, *((suffix.k, suffix.v) if suffix else ()), prefix_length=past.prefix_length,
                 suffix_length=past.suffix_length, causal=self.causal, own_k=k, own_v=v,
-                heads_first=True,
+                heads_first=True, backend="auto" if self.kernels == "cudnn" else self.kernels,
             )  # fmt: skip
         out = layers.Linear(x.shape[-1], name="o_proj")(out.reshape(*x.shape[:-1], -1))
         return out, Cache(k, v)
@@ -121,13 +123,14 @@ class Block(nn.Module):
 
     config: TextConfig
     causal: bool
+    kernels: str
 
     @nn.compact
     def __call__(self, x, index, past, cos, sin, lengths, deep):
         """x [B, K, N, D]; past: this layer's, or None; deep [taps, B, K, N, D] -> x, own k and v."""
         eps = self.config.rms_norm_eps
         self.sow("intermediates", "hidden_states", x)
-        out, own = Attention(self.config, self.causal, name="self_attn")(
+        out, own = Attention(self.config, self.causal, self.kernels, name="self_attn")(
             layers.RMSNorm(eps, name="input_layernorm")(x), cos, sin, past, lengths
         )
         x = x + out
@@ -149,6 +152,7 @@ class Decoder(nn.Module):
     config: TextConfig
     causal: bool = True
     remat: bool = False
+    kernels: str = "auto"
 
     @nn.compact
     def __call__(self, x, positions, past: Past | None = None, lengths=None, deep=None):
@@ -164,7 +168,7 @@ class Decoder(nn.Module):
         own = []
         for i in range(self.config.num_hidden_layers):
             added = deep if deep is not None and i < deep.shape[0] else None
-            block = Block(self.config, self.causal, name=f"layers_{i}")
+            block = Block(self.config, self.causal, self.kernels, name=f"layers_{i}")
             x, new = block(x, i, None if past is None else past.layer(i), cos, sin, lengths, added)
             own.append(new)
         return x, Cache(tuple(c.k for c in own), tuple(c.v for c in own))
@@ -182,4 +186,4 @@ class Decoder(nn.Module):
             length=c.num_hidden_layers,
         )  # fmt: skip
         index = jnp.arange(c.num_hidden_layers)
-        return stack(c, self.causal, name="layers")(x, index, past, cos, sin, lengths, deep)
+        return stack(c, self.causal, self.kernels, name="layers")(x, index, past, cos, sin, lengths, deep)

@@ -68,7 +68,7 @@ def velocity(config: ModelConfig, params, x, tau, past: Past, start):
     text = config.expert_text()
     tokens = ActionIn(config.expert).apply({"params": params["action_in_proj"]}, x.astype(jnp.float32), tau)
     positions = jnp.broadcast_to(start[..., None] + jnp.arange(x.shape[2]), (3, *x.shape[:3]))
-    decoder = Decoder(text, causal=False, remat=config.remat)
+    decoder = Decoder(text, causal=False, remat=config.remat, kernels=config.kernels)
     hidden, _ = decoder.apply({"params": params["expert"]}, tokens, positions, past)
     out = layers.Linear(2, use_bias=True).apply({"params": params["action_out_proj"]}, hidden)
     return out.astype(jnp.float32)

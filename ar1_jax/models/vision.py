@@ -53,6 +53,7 @@ class Attention(nn.Module):
     """Bidirectional attention inside each image; q, k and v from one fused projection."""
 
     heads: int
+    kernels: str
 
     @nn.compact
     def __call__(self, x, cos, sin):
@@ -60,7 +61,7 @@ class Attention(nn.Module):
         qkv = layers.Linear(3 * width, use_bias=True, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:-1], 3, self.heads, width // self.heads), -3, 0)
         turn = lambda y: rotary.rotate(y.astype(jnp.float32), cos, sin).astype(y.dtype)
-        out = attention(turn(q), turn(k), v, causal=False)
+        out = attention(turn(q), turn(k), v, causal=False, backend=self.kernels)
         return layers.Linear(width, use_bias=True, name="proj")(out.reshape(x.shape))
 
 
@@ -79,11 +80,13 @@ class Block(nn.Module):
     """Pre-norm block; after it the taps buffer [taps, I, P, D] receives x where its index is a tap."""
 
     config: VisionConfig
+    kernels: str
 
     @nn.compact
     def __call__(self, carry, index, cos, sin):
         x, taps = carry
-        x = x + Attention(self.config.num_heads, name="attn")(layers.LayerNorm(name="norm1")(x), cos, sin)
+        look = Attention(self.config.num_heads, self.kernels, name="attn")
+        x = x + look(layers.LayerNorm(name="norm1")(x), cos, sin)
         x = x + Mlp(self.config.intermediate_size, name="mlp")(layers.LayerNorm(name="norm2")(x))
         here = jnp.asarray(self.config.deepstack_visual_indexes) == index
         write = lambda taps: jnp.where(here[:, None, None, None], x[None], taps)
@@ -123,6 +126,7 @@ class VisionTower(nn.Module):
 
     config: VisionConfig
     remat: bool = False
+    kernels: str = "auto"
 
     @nn.compact
     def __call__(self, pixels, grid: tuple[int, int]):
@@ -141,7 +145,7 @@ class VisionTower(nn.Module):
             block, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast), length=c.depth,
         )  # fmt: skip
-        (x, taps), _ = blocks(c, name="blocks")((x, taps), jnp.arange(c.depth), cos, sin)
+        (x, taps), _ = blocks(c, self.kernels, name="blocks")((x, taps), jnp.arange(c.depth), cos, sin)
         tokens = Merger(c.out_hidden_size, group, norm_after=False, name="merger")(x)
         mergers = nn.vmap(Merger, variable_axes={"params": 0}, split_rngs={"params": True})
         deep = mergers(c.out_hidden_size, group, norm_after=True, name="deepstack_merger_list")(taps)

@@ -1,5 +1,6 @@
 """Policies from folders and back: our own and the released ones share one layout (config.json, weights, vlm/)."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -7,6 +8,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ar1_kernels import backend
 
 from ar1_jax.checkpoints import converted, huggingface, layouts, runs
 from ar1_jax.core import compile_cache, errors, sharding, sharding_tables
@@ -29,6 +31,7 @@ def load(
     mesh=None,
     quantization: str | None = None,
     constants: str | None = None,
+    kernels: str = "auto",
     cache_dir: str | pathlib.Path | None = None,
 ) -> Policy:
     """The bundled policy "nano", or a folder: Hugging Face layout (released or ours), what `convert` made of one, or a
@@ -40,6 +43,7 @@ def load(
     quantization: "int8" (or "fp8" where the GPU has it): the layers' kernels in eight bits (policy/quantization.py).
     constants: action statistics and Fourier frequencies, "float32" as configured, "bfloat16" rounded as the released
     code rounds them when it loads in bfloat16; by default stored ones, else rounded where a release loads in bfloat16.
+    kernels: back-end of attention and log-probabilities: "auto", "xla", "pallas_tpu", "pallas_gpu" or "cudnn".
     cache_dir: compiled programs are kept there and taken from there, so that the next process starts without compiling
     (of the whole process; verbs have theirs, AR1_JAX_CACHE).
     Raises CheckpointError listing everything that is amiss, ShardingError where the mesh does not fit.
@@ -61,11 +65,17 @@ def load(
     dtype = np.dtype(jnp.dtype(dtype))
     read = _run if runs.is_run(folder) else _folder
     policy = read(folder, tokenizer, dtype, mesh)
-    policy.config = _with_constants(policy, constants, dtype)
+    policy.config = with_kernels(_with_constants(policy, constants, dtype), kernels)
     if quantization is not None:
         policy.params = quantizing.quantize(policy.params, quantization)
     policy.source = folder
     return policy
+
+
+def with_kernels(config, kernels: str):
+    """A policy's config whose model asks for these kernels; ConfigError for a name that is none."""
+    errors.one_of(kernels, backend.BACKENDS, "kernels")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, kernels=kernels))
 
 
 def _with_constants(policy: Policy, constants: str | None, dtype):
@@ -117,8 +127,10 @@ def place(params, dtype=None, shardings=None):
     return jax.tree.map(lambda x, where: jax.device_put(kept(x), where), params, shardings)
 
 
-def create(name: str, key) -> Policy:
-    """A fresh, untrained policy of a size (`ar1_jax.policy.sizes`); only nano brings a vocabulary of its own."""
+def create(name: str, key, kernels: str = "auto") -> Policy:
+    """A fresh, untrained policy of a size (`ar1_jax.policy.sizes`); only nano brings a vocabulary of its own.
+
+    kernels: as for `load`."""
     if name != "nano":
         raise errors.ConfigError(
             f"model={name!r}: only nano can be made from nothing; the others load a checkpoint folder"
@@ -126,9 +138,8 @@ def create(name: str, key) -> Policy:
     vocabulary = Vocabulary(sizes.nano_tokenizer(), "alpamayo_nano", sizes.nano_trajectory_ids())
     raw, vlm = sizes.policy_config(name), sizes.vlm_config(sizes.size(name))
     config = configs.build(raw, vlm, vocabulary.ids, raw["model_type"], pathlib.Path(name) / "config.json")
-    return Policy(
-        config, jax.jit(functools.partial(alpamayo.init_params, config.model))(key), vocabulary, raw, vlm
-    )
+    params = jax.jit(functools.partial(alpamayo.init_params, config.model))(key)
+    return Policy(with_kernels(config, kernels), params, vocabulary, raw, vlm)
 
 
 def save(policy: Policy, folder: pathlib.Path, extra: dict[str, str]) -> None:

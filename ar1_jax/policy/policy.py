@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ar1_jax import actions
-from ar1_jax.core import errors
+from ar1_jax.core import errors, sharding
 from ar1_jax.core.types import Answer, Plan, Scene
 from ar1_jax.models import alpamayo, expert
 from ar1_jax.models import grammar as grammars
@@ -76,6 +76,17 @@ def trajectories(config: PolicyConfig, normalised, history_xyz, history_rot):
     return actions.unicycle_decode(normalised, spread(history_xyz), spread(history_rot), config.unicycle)
 
 
+def _on_its_mesh(method):
+    """A method whose programs are traced on the mesh of the policy's parameters, if they are spread over one."""
+
+    @functools.wraps(method)
+    def run(policy, *args, **kwargs):
+        with sharding.on(policy.mesh):
+            return method(policy, *args, **kwargs)
+
+    return run
+
+
 class Policy:
     """A loaded checkpoint. config: PolicyConfig; params: nested dict of arrays; vocabulary: its tokenizer; raw: its
     config.json."""
@@ -87,6 +98,12 @@ class Policy:
         self._split = None
 
     @property
+    def mesh(self):
+        """The mesh that params are spread over; None where they lie on one device."""
+        where = jax.tree.leaves(self.params)[0].sharding
+        return where.mesh if isinstance(where, jax.sharding.NamedSharding) else None
+
+    @property
     def weights(self):
         """params as the stages run on them: split by layer on one processor (views, no copy), else as they are."""
         if self._split is None or self._split[0] is not self.params:
@@ -95,6 +112,7 @@ class Policy:
             self._split = self.params, alpamayo.by_layer(self.params) if alone else self.params
         return self._split[1]
 
+    @_on_its_mesh
     def plan(
         self, scene: Scene | Sequence[Scene], samples: int = 6, key=None, temperature: float = 0.6,
         top_p: float | None = 0.98, top_k: int | None = None, max_new_tokens: int = 256, decoder: str = "flow",
@@ -154,6 +172,7 @@ class Policy:
         plans = self._plans(done, rules, normal, xyz, rot)
         return plans[0] if single else plans
 
+    @_on_its_mesh
     def answer(
         self, scene: Scene, temperature: float = 0.6, key=None, max_new_tokens: int = 256, top_p=0.98
     ) -> Answer:

@@ -82,7 +82,8 @@ def score(model, rules, temperature, params, prompt, ids):
     """Log-probability and entropy float32 [B, G, L] of completions ids [B, G, L] behind their prompts."""
     prefix = alpamayo.prefill(model, params, prompt)
     hidden = alpamayo.completion_hidden(model, params, prefix, ids)
-    return alpamayo.token_log_prob(params, hidden, ids, grammar.allowed(rules, ids), temperature)
+    allowed = grammar.allowed(rules, ids)
+    return alpamayo.token_log_prob(params, hidden, ids, allowed, temperature, model.kernels)
 
 
 def policy_terms(recipe, log_prob, ref_log_prob, rollout):

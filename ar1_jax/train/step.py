@@ -78,7 +78,7 @@ def read(model, rules, recipe, encode, params, head, batch):
     hidden, suffix = alpamayo.completion(model, params, prefix, batch["ids"][:, None])
     hidden = hidden[:, 0]
     allowed = grammar.allowed(rules, batch["ids"]) if recipe.strict else None
-    log_prob, _ = alpamayo.token_log_prob(params, hidden, batch["ids"], allowed)
+    log_prob, _ = alpamayo.token_log_prob(params, hidden, batch["ids"], allowed, kernels=model.kernels)
     log_prob = jnp.where(batch["weights"] > 0, log_prob, 0.0)
     tokens = prefix.image_tokens.reshape(len(batch["ids"]), -1, prefix.image_tokens.shape[-1])
     logits = tokens.astype(jnp.float32) @ head["cells"]["kernel"] + head["cells"]["bias"]

@@ -70,6 +70,7 @@ def workload_of(config) -> workload.Workload:
         "room",
         "steps",
         "dtype",
+        "kernels",
         "threads",
         "repeats",
         "seed",

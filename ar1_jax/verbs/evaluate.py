@@ -26,7 +26,7 @@ def run(config) -> int:
     """Evaluates and writes; returns the exit code."""
     errors.one_of(config.split, ("train", "validation", "test"), "config.split")
     errors.one_of(config.table, TABLES, "config.table")
-    policy = loading.load(config.policy)
+    policy = loading.load(config.policy, kernels=config.kernels)
     folder = runlog.open_run(config.root, config.name, config)
     with runlog.RunLog(folder, 1) as log:
         log.say(f"evaluate: {policy.source} on {config.scenes} scenes of {config.split}, in {folder}")
@@ -68,7 +68,7 @@ def turn_dial(config, policy, layout, scenes, about, log) -> int:
 
 def compare_quantized(config, policy, layout, scenes, about, log) -> int:
     """The table of the policy beside itself with weights in eight bits; the exit code."""
-    rounded = loading.load(config.policy, quantization=config.table)
+    rounded = loading.load(config.policy, quantization=config.table, kernels=config.kernels)
     found = quantized.table(
         policy, rounded, layout, scenes, first_scene(scenes), batch=config.batch, count=max(config.samples, 1),
         repeats=config.dial.repeats, key=jax.random.key(config.seed), seed=config.seed,

@@ -21,7 +21,12 @@ def run(config) -> int:
         errors.one_of(name, writing.PLATFORMS, "config.platforms")
     if config.dtype:
         errors.one_of(config.dtype, ("bfloat16", "float16", "float32"), "config.dtype")
-    policy = loading.load(config.policy, dtype=config.dtype or None, quantization=config.quantization or None)
+    policy = loading.load(
+        config.policy,
+        dtype=config.dtype or None,
+        quantization=config.quantization or None,
+        kernels=config.kernels,
+    )
     sizes = stages.sizes_of(policy, config)
     manifest = writing.write(policy, sizes, config.target, tuple(config.stages), tuple(config.platforms))
     print(f"{policy.source} ({policy.config.family}) -> {config.target}, for {', '.join(config.platforms)}")

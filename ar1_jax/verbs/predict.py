@@ -60,7 +60,7 @@ class Result(NamedTuple):
 def run(config) -> int:
     """Plans, prints, draws; returns the exit code."""
     check(config)
-    policy = loading.load(config.policy)
+    policy = loading.load(config.policy, kernels=config.kernels)
     reads = READS[policy.config.family]
     if config.question is not None and not reads.questions:
         raise errors.ConfigError(

@@ -35,7 +35,9 @@ CARDS = 6
 def run(config) -> int:
     """Evaluates, trains, evaluates; returns the exit code."""
     check(config)
-    policy = loading.load(config.policy, dtype=None if config.lora.rank else "float32")
+    policy = loading.load(
+        config.policy, dtype=None if config.lora.rank else "float32", kernels=config.kernels
+    )
     folder = runlog.open_run(config.root, config.name, config)
     trainer = Trainer(config, policy, folder)
     state, start = trainer.start()
@@ -168,9 +170,9 @@ class Trainer:
         reference = self.policy.params
         return loop.Parts(
             scenes=self.scenes,
-            sample=lambda params, batch, keys: self.sample(self.tuned.model(params), self.shard(batch), keys),
+            sample=self.draw,
             judge=self.judge,
-            reference=lambda prompt, ids: self.score(reference, prompt, ids),
+            reference=lambda prompt, ids: self.on_mesh(self.score, reference, prompt, ids),
             update=self.update,
             validate=self.validate,
             save=self.save,
@@ -178,9 +180,18 @@ class Trainer:
             stop=stop.anywhere,
         )
 
+    def on_mesh(self, program, *arguments):
+        """A program whose kernels run on the mesh."""
+        with sharding.on(self.mesh):
+            return program(*arguments)
+
+    def draw(self, params, batch, keys):
+        """Completions of the policy that trains for a batch of scenes."""
+        return self.on_mesh(self.sample, self.tuned.model(params), self.shard(batch), keys)
+
     def update(self, *arguments):
         """One update of the learner on the run's base."""
-        return self.program(*arguments, self.tuned.base)
+        return self.on_mesh(self.program, *arguments, self.tuned.base)
 
     def validate(self, params):
         """Mean greedy reward and its parts on the validation split."""

@@ -56,13 +56,15 @@ def run(config) -> int:
 def initial_policy(config):
     """A fresh policy of a size, or the one of a folder: in float32 to be trained, as `load` likes it as a base."""
     if pathlib.Path(config.model).is_dir():
-        return loading.load(config.model, dtype=None if config.lora.rank else "float32")
+        return loading.load(
+            config.model, dtype=None if config.lora.rank else "float32", kernels=config.kernels
+        )
     if config.lora.rank:
         raise errors.ConfigError(
             f"config.lora.rank={config.lora.rank}: adapters need a trained policy, and config.model={config.model!r} "
             "begins from nothing; name a checkpoint folder"
         )
-    return loading.create(config.model, jax.random.key(config.seed))
+    return loading.create(config.model, jax.random.key(config.seed), config.kernels)
 
 
 def spread_over(config):
@@ -121,7 +123,8 @@ class Trainer:
         """One step; the scenes of the batch are spread over the mesh."""
         if self.mesh.size > 1:
             batch = jax.device_put(batch, NamedSharding(self.mesh, sharding_tables.ACTIVATIONS["scenes"]))
-        return self.program(state, batch, *rest, self.tuned.base)
+        with sharding.on(self.mesh):
+            return self.program(state, batch, *rest, self.tuned.base)
 
     def start(self):
         """A fresh state and progress, or those of the newest whole checkpoint."""

@@ -1,5 +1,7 @@
 """Sampling over a shared prefix: what is drawn, its log-probabilities, and what does not change."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,18 @@ def test_nucleus_and_top_k_drop_what_they_should():
     np.testing.assert_array_equal(sampling.truncate(logits, None, 0.65) > -1e29, [[1, 0, 1, 0]])
     np.testing.assert_array_equal(sampling.truncate(logits, 2, None) > -1e29, [[1, 0, 1, 0]])
     np.testing.assert_array_equal(sampling.truncate(logits, None, 1e-6) > -1e29, [[1, 0, 0, 0]])
+
+
+@hypothesis.given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.9, 0.98, 1.0]), st.booleans())
+def test_nucleus_is_that_of_the_sorted_logits(seed, top_p, ties):
+    """The ids in ascending order whose masses together are at most 1 - top_p are dropped; equal logits stay or go
+    together, masked ones (-1e30) have no mass, and the largest always stays."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=37) * 3
+    logits = (np.round(logits) if ties else logits).astype("float32")
+    logits[rng.random(37) < 0.3] = -1e30
+    masses = np.exp(np.sort(logits).astype("float64") - logits.max())
+    kept = np.sort(logits)[np.cumsum(masses / masses.sum()) > 1 - top_p]
+    cut = kept.min() if kept.size else logits.max()
+    got = sampling.truncate(jnp.asarray(logits), None, top_p)
+    np.testing.assert_array_equal(np.asarray(got) > -1e29, (logits >= cut) & (logits > -1e29))
