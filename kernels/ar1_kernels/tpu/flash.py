@@ -56,16 +56,17 @@ class Walk(NamedTuple):
 def walk(rows: int, keys: int, sizes: Blocks, row_bytes: int, fixed_bytes: int) -> Walk:
     """The cut of `rows` rows and `keys` keys. row_bytes: VMEM of a resident row; fixed_bytes: of all else."""
     chunks = -(-rows // sizes.rows)
-    size = _up(-(-rows // chunks), SUBLANES)
+    size = up(-(-rows // chunks), SUBLANES)
     resident = sizes.resident
     if resident is None:
         resident = max(size, (_blocks.chip().vmem * 7 // 8 - fixed_bytes) // row_bytes)
     parts = -(-chunks // max(1, resident // size))
-    length = min(sizes.keys, _up(keys, LANES))
-    return Walk(parts, -(-chunks // parts), size, -(-keys // length), length)
+    blocks = -(-keys // sizes.keys)
+    return Walk(parts, -(-chunks // parts), size, blocks, up(-(-keys // blocks), LANES))
 
 
-def _up(n, unit):
+def up(n: int, unit: int) -> int:
+    """n rounded up to a multiple of unit."""
     return -(-n // unit) * unit
 
 
@@ -231,7 +232,8 @@ def _forward_kernel(cut: Walk, scale, has_ids, fetch, end, code, q, k, v, limit,
 
         @pl.when(block == cut.blocks - 1)
         def _():
-            out[rows, :], lse[pl.ds(c, 1), :] = softmax.finish(rows)
+            mean, lse[pl.ds(c, 1), :] = softmax.finish(rows)
+            out[rows, :] = mean.astype(out.dtype)
 
     jax.lax.fori_loop(0, cut.chunks, chunk, None)
 
@@ -246,7 +248,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks: Blocks | None = No
     size, wide, wide_out = k.shape[2], q.dtype.itemsize, jnp.dtype(out_dtype).itemsize
     sizes = blocks or _blocks.choose(x)
     tile = sizes.rows * sizes.keys * 4
-    row_bytes = 2 * LANES * (wide + wide_out) + 12 * LANES + 64
+    row_bytes = forward_row_bytes(wide, wide_out)
     fixed = 4 * LANES * wide * sizes.keys + 6 * tile
     cut = walk(x, size, sizes, row_bytes, fixed)
     sight = _look(seen, size, cut)
@@ -266,12 +268,17 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks: Blocks | None = No
             jax.ShapeDtypeStruct((*parts, cut.resident, width), out_dtype),
             jax.ShapeDtypeStruct((*parts, cut.chunks, cut.rows), jnp.float32),
         ],
-        compiler_params=_params(row_bytes * cut.resident + fixed),
+        compiler_params=params(row_bytes * cut.resident + fixed),
         cost_estimate=_cost(4, q, k, cut),
         interpret=interpret,
         name="attention_forward",
     )(sight.fetch, sight.end, sight.code, _pad_rows(q, cut, 2), k, v, sight.limit, *ids)
     return _unpad(out, x), lse.reshape(batch, kv_heads, -1)[:, :, :x]
+
+
+def forward_row_bytes(wide: int, wide_out: int) -> int:
+    """VMEM of a resident row: q and out twice each, as they are fetched ahead, the float32 state, vectors over rows."""
+    return 2 * LANES * (wide + wide_out) + 12 * LANES + 64
 
 
 def _unpad(out, rows):
@@ -305,7 +312,7 @@ def _row_specs(cut: Walk, has_ids: bool):
     return [ints, ints, pl.BlockSpec((None, 1, cut.keys), key_ids)]
 
 
-def _params(need: int):
+def params(need: int):
     """Rows are resident from the first key block to the last: only scenes, kv heads and parts may go in any order."""
     limit = min(_blocks.chip().vmem * 15 // 16, need * 5 // 4 + 8 * MIB)
     order = ("parallel", "parallel", "parallel", "arbitrary")
@@ -396,7 +403,7 @@ def backward(q, k, v, seen: Seen, lse, delta, do, *, scale, blocks: Blocks | Non
             jax.ShapeDtypeStruct((*parts, size, width), by_part(k.dtype)),
             jax.ShapeDtypeStruct((*parts, size, width), by_part(v.dtype)),
         ],
-        compiler_params=_params(row_bytes * cut.resident + fixed),
+        compiler_params=params(row_bytes * cut.resident + fixed),
         cost_estimate=_cost(10, q, k, cut),
         interpret=interpret,
         name="attention_backward",
