@@ -71,13 +71,13 @@ def pairs(queries: int, keys: int, causal: bool) -> float:
 
 def attention(
     batch: int, queries: int, keys: int, heads: int, kv_heads: int, head_width: int, *, causal: bool, width: int = 4,
-    scores: bool = False,
+    scores: bool = False, walks: int = 1,
 ) -> Cost:  # fmt: skip
     """Grouped-query attention, q [B, N, H, E], k and v [B, M, J, E] -> [B, N, H, E]; reads q, k, v, writes the output.
 
     scores: the way that holds them, [B, H, N, M] masked or not: float32 scores written and read, weights likewise."""
     live = batch * heads * pairs(queries, keys, causal)
-    moved = width * batch * head_width * (2 * queries * heads + 2 * keys * kv_heads)
+    moved = width * batch * head_width * (2 * queries * heads + 2 * walks * keys * kv_heads)
     if scores:
         live = batch * heads * queries * keys
         moved += 2 * (FLOAT32 + width) * live
@@ -136,14 +136,15 @@ def shared_prefix_parts(
     return [shared, (each, queries, suffix, False), *([(each, queries, own, causal)] if own else [])]
 
 
-def log_prob(rows: int, features: int, vocabulary: int, *, width: int = 4, whole: bool = False) -> Cost:
+def log_prob(
+    rows: int, features: int, vocabulary: int, *, width: int = 4, whole: bool = False, walks: int = 1
+) -> Cost:
     """Log-probabilities of N labels: hidden [N, D] on weight [D, V], labels in, a float32 out a row.
 
     whole: the way that holds the logits [N, V], float32, written once and read once."""
     logits = rows * vocabulary
-    moved = (
-        width * features * (rows + vocabulary) + 2 * FLOAT32 * rows + (2 * FLOAT32 * logits if whole else 0)
-    )
+    moved = width * features * (rows + walks * vocabulary) + 2 * FLOAT32 * rows
+    moved += 2 * FLOAT32 * logits if whole else 0
     return Cost(logits * (2.0 * features + SOFTMAX_FLOPS), moved)
 
 
@@ -157,3 +158,17 @@ def log_prob_backward(
     moved = 2 * width * features * (rows + vocabulary) + 2 * FLOAT32 * rows
     moved += (FLOAT32 + 3 * width) * logits if whole else 0
     return Cost(logits * (2.0 * features * (2 if whole else 3) + SOFTMAX_FLOPS), moved)
+
+
+def log_prob_backward_in_chunks(
+    rows: int, features: int, vocabulary: int, *, width: int = 4, chunks: int, walks: int = 1
+) -> Cost:
+    """`log_prob_backward` as `chunked` does it: the gradient of a chunk's logits exists, its products are XLA's.
+
+    A chunk of the weight is cut out (read, written), read by the kernel `walks` times and by one product; its gradient
+    is read, added to and written. Gradients of the logits are written once and read twice. A chunk reads hidden for the
+    kernel and for one product, and reads and writes the float32 sum of hidden's gradient."""
+    least = log_prob_backward(rows, features, vocabulary, width=width)
+    weight = width * features * vocabulary * (2 + walks + 1 + 2)
+    hidden = rows * features * (chunks * (2 * width + 2 * FLOAT32) + width)
+    return Cost(least.flops, weight + 3 * width * rows * vocabulary + hidden)
