@@ -1,0 +1,296 @@
+"""Kernels of linear_log_prob for Hopper: a tiled product of hidden and weight with the softmax's work as its epilogue.
+
+N rows, D width, Vc ids of a chunk; R rows and T columns of a tile, C = T / consumers of a consumer, K depth of a step.
+As many blocks of threads as the chip has multiprocessors take tiles in turn, rows first, so that all of hidden and a
+few columns of the weight are in the cache at a time. A producer warpgroup runs ahead through a ring of slots, into the
+next tile too; consumers share the rows of a tile and divide its columns. Log-sum-exp and mean leave a tile as one
+number a row and consumer and are joined outside (chunked.merge), which is a thousandth of the weight's bytes. Tiles of
+which no row sees anything are not computed.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from ar1_kernels.chunked import MASKED, Stats, live, merge, reach
+from ar1_kernels.gpu import warpgroup as wg
+from ar1_kernels.gpu.blocks import MULTIPROCESSORS
+from ar1_kernels.gpu.flash import HOPPER
+from ar1_kernels.gpu.warpgroup import down
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """rows, ids: of a tile; depth: of a step of its product; stages: steps on their way at once.
+
+    A consumer's share, rows x ids / consumers in float32, stays in the registers of its 128 threads.
+    """
+
+    rows: int = 128
+    ids: int = 256
+    depth: int = 64
+    stages: int = 4
+    consumers: int = 2
+
+    @property
+    def share(self) -> int:
+        """Columns of a consumer."""
+        return self.ids // self.consumers
+
+
+STATS = Blocks()
+COTANGENT = Blocks(stages=3)  # beside the tile of results in shared memory
+
+
+def refusal(dtype, width: int, kind: str) -> str | None:
+    """Why these kernels cannot run for operands of `dtype` and width on a device of `kind` ("": unknown), or None."""
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        name = jnp.dtype(dtype).name
+        return f"they take bfloat16, not {name}: Hopper's matrix unit rounds float32 to 10 bits of fraction"
+    if kind and not any(name in kind for name in HOPPER):
+        return f"they use wgmma, which Hopper has and a {kind} has not"
+    return None
+
+
+def stats(
+    hidden, weight, labels, inverse_temperature, allowed, first, start, stop, *, blocks=None, interpret=False
+):
+    """`chunked.Engine.stats`: hidden [N, D], weight [D, Vc] in bfloat16."""
+    blocks = blocks or STATS
+    rows, columns = _whole(hidden, weight, blocks)
+    parts = columns // blocks.share
+    labels, out = _call(
+        STATS_EPILOGUE,
+        hidden,
+        weight,
+        (labels, allowed, first, start, stop),
+        [inverse_temperature],
+        out=jax.ShapeDtypeStruct((parts, 3, rows), jnp.float32),
+        result=plgpu.SMEM((blocks.consumers, 3, blocks.rows), jnp.float32),
+        blocks=blocks,
+        interpret=interpret,
+    )
+    label, lse, mean = out[:, :, : len(labels)].swapaxes(0, 1)
+    return merge(Stats(jnp.where(labels >= 0, label.sum(0), MASKED)[None], lse, mean))
+
+
+def cotangent(
+    hidden, weight, labels, inverse_temperature, allowed, lse, mean, g, e, first, start, stop, *, blocks=None,
+    interpret=False,
+):  # fmt: skip
+    """`chunked.Engine.cotangent`: hidden [N, D], weight [D, Vc] in bfloat16."""
+    blocks = blocks or COTANGENT
+    return _call(
+        COTANGENT_EPILOGUE,
+        hidden,
+        weight,
+        (labels, allowed, first, start, stop),
+        [inverse_temperature, lse, mean, g * inverse_temperature, e * inverse_temperature],
+        out=jax.ShapeDtypeStruct(_whole(hidden, weight, blocks), hidden.dtype),
+        result=plgpu.SMEM((blocks.consumers, blocks.rows, blocks.share), hidden.dtype),
+        blocks=blocks,
+        interpret=interpret,
+    )[1][: hidden.shape[0], : weight.shape[1]]
+
+
+def _whole(hidden, weight, blocks):
+    """N and Vc rounded up to whole tiles."""
+    return wg.round_up(hidden.shape[0], blocks.rows), wg.round_up(weight.shape[1], blocks.ids)
+
+
+def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpret):
+    """Labels as columns of `weight` (-1: not a live id) and the kernel's output; result: a tile's share of it."""
+    reason = refusal(hidden.dtype, hidden.shape[1], "")
+    if reason or weight.dtype != hidden.dtype:
+        raise ValueError(f"pallas_gpu: {reason or f'hidden is {hidden.dtype} and weight {weight.dtype}'}")
+    labels, allowed, first, start, stop = ids
+    labels, allowed, start, stop = labels - first, allowed - first, start - first, stop - first
+    labels = jnp.where(live(labels[:, None], allowed, start, stop)[:, 0], labels, -1)
+
+    rows, columns = _whole(hidden, weight, blocks)
+    width = wg.round_up(hidden.shape[1], blocks.depth)
+    tiles = rows // blocks.rows, columns // blocks.ids
+    some, _ = reach(allowed, start, stop, tiles[1], blocks.ids, blocks.rows)
+    window = jnp.stack([jnp.asarray(x, jnp.int32) for x in (start, stop)])
+    integers = wg.pad(jnp.stack([labels, allowed[:, 0], allowed[:, 1]]), 1, rows, "edge")
+    floats = wg.pad(jnp.stack(floats), 1, rows, "edge")
+    per_row = lambda x: plgpu.SMEM((blocks.consumers, len(x), blocks.rows), x.dtype)
+    blocks_of_threads = min(MULTIPROCESSORS, math.prod(tiles))
+    output = wg.launch(
+        epilogue.name,
+        functools.partial(
+            _walk, epilogue, tiles=tiles, steps=width // blocks.depth, stride=blocks_of_threads, blocks=blocks
+        ),
+        grid={"block": blocks_of_threads},
+        consumers=blocks.consumers,
+        out_type=out,
+        scratch_types=dict(
+            a=plgpu.SMEM((blocks.stages, blocks.rows, blocks.depth), hidden.dtype),
+            b=plgpu.SMEM((blocks.stages, blocks.depth, blocks.ids), weight.dtype),
+            full=plgpu.Barrier(num_arrivals=2, num_barriers=blocks.stages),
+            free=plgpu.Barrier(num_arrivals=blocks.consumers, num_barriers=blocks.stages),
+            integers=per_row(integers),
+            floats=per_row(floats),
+            loaded=plgpu.Barrier(num_arrivals=2, num_barriers=blocks.consumers),
+            result=result,
+        ),
+        interpret=interpret,
+    )(
+        wg.pad(wg.pad(hidden, 0, rows), 1, width),
+        wg.pad(wg.pad(weight, 0, width), 1, columns),
+        integers,
+        floats,
+        some.astype(jnp.int32),
+        window,
+    )
+    return labels, output
+
+
+def _walk(
+    epilogue, hidden_ref, weight_ref, integers_ref, floats_ref, sees_ref, window_ref, out_ref, *, a, b, full, free,
+    integers, floats, loaded, result, tiles, steps, stride, blocks,
+):  # fmt: skip
+    """Device memory: hidden_ref [N, D], weight_ref [D, Vc], integers_ref [3, N], floats_ref [1 or 5, N], sees_ref [row
+    tiles, id tiles], window_ref [2], out_ref. Shared: a [stages, R, K], b [stages, K, T], by consumer integers
+    [consumers, 3, R], floats [consumers, 1 or 5, R], result [consumers, ...]."""
+    slot = lambda u: lax.rem(u, jnp.int32(blocks.stages))
+    mine = lax.axis_index("block")
+
+    def each_tile(live_tile, dead_tile):
+        """Calls live_tile(i, j, u) or dead_tile(i, j) for each tile of this block; u: steps before it."""
+
+        def tile(n, u):
+            t = mine + n * stride
+            i, j = lax.rem(t, jnp.int32(tiles[0])), lax.div(t, jnp.int32(tiles[0]))
+            sees = sees_ref[i, j] != 0
+            pl.when(sees)(lambda: live_tile(i, j, u))
+            pl.when(jnp.logical_not(sees))(lambda: dead_tile(i, j))
+            return u + jnp.where(sees, steps, 0)
+
+        count = lax.div(jnp.int32(math.prod(tiles) - 1) - mine, jnp.int32(stride)) + 1
+        lax.fori_loop(0, count, tile, jnp.int32(0))
+
+    def produce():
+        def fetch(i, j, u):
+            def step(k, _):
+                at, depth = slot(u + k), pl.ds(k * blocks.depth, blocks.depth)
+                pl.when(u + k >= blocks.stages)(lambda: plgpu.barrier_wait(free.at[at]))
+                rows, ids = pl.ds(i * blocks.rows, blocks.rows), pl.ds(j * blocks.ids, blocks.ids)
+                plgpu.copy_gmem_to_smem(hidden_ref.at[rows, depth], a.at[at], full.at[at])
+                plgpu.copy_gmem_to_smem(weight_ref.at[depth, ids], b.at[at], full.at[at])
+
+            lax.fori_loop(0, steps, step, None)
+
+        each_tile(fetch, lambda i, j: None)
+
+    def consume(me):
+        share = pl.ds(me * blocks.share, blocks.share)
+
+        def send(i, j, write):
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            write(result.at[me])
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(result.at[me], out_ref.at[epilogue.place(i, j, me, blocks)])
+
+        def multiply(i, j, u):
+            rows = pl.ds(i * blocks.rows, blocks.rows)
+            plgpu.copy_gmem_to_smem(integers_ref.at[:, rows], integers.at[me], loaded.at[me])
+            plgpu.copy_gmem_to_smem(floats_ref.at[:, rows], floats.at[me], loaded.at[me])
+
+            def product(acc):
+                def step(k, _):
+                    plgpu.barrier_wait(full.at[slot(u + k)])
+                    plgpu.wgmma(acc, a.at[slot(u + k)], b.at[slot(u + k), :, share])
+                    plgpu.wgmma_wait(1)  # the step before is done with its slot
+                    pl.when(k > 0)(lambda: plgpu.barrier_arrive(free.at[slot(u + k - 1)]))
+
+                lax.fori_loop(0, steps, step, None)
+                return acc[...]
+
+            x = pl.run_scoped(product, plgpu.ACC((blocks.rows, blocks.share), jnp.float32))
+            plgpu.barrier_arrive(free.at[slot(u + steps - 1)])
+            plgpu.barrier_wait(loaded.at[me])
+            ids = lax.broadcasted_iota(jnp.int32, x.shape, 1) + (j * blocks.ids + me * blocks.share)
+            row = lambda ref, n: down(ref[n], x.shape)
+            counts = _counts(ids, row(integers.at[me], 1), row(integers.at[me], 2), window_ref)
+            is_label = ids == row(integers.at[me], 0)
+            values = [row(floats.at[me], n) for n in range(floats.shape[1])]
+            send(i, j, lambda to: epilogue.write(to, x, counts, is_label, *values))
+
+        each_tile(multiply, lambda i, j: send(i, j, epilogue.blank))
+        plgpu.wait_smem_to_gmem(0)
+
+    wg.roles(blocks.consumers, consume, produce)
+
+
+def _counts(ids, a, b, window_ref):
+    """Which ids of a tile count, bool [R, C]: `chunked.live` with the interval [a, b) of each row along its columns."""
+    above, below = ids >= a, ids < b
+    return ((above & below) | ((above | below) & (a > b))) & (ids >= window_ref[0]) & (ids < window_ref[1])
+
+
+class Epilogue(NamedTuple):
+    """What becomes of a consumer's share x = hidden · weight f32 [R, C] of a tile.
+
+    write(to, x, counts bool [R, C], is_label bool [R, C], *floats f32 [R, C]): its result into `to`, in shared memory.
+    blank(to): the result where no row counts any id. place(i, j, consumer, blocks): where it goes in device memory.
+    """
+
+    name: str
+    write: Callable
+    blank: Callable
+    place: Callable
+
+
+def _write_stats(to, x, counts, is_label, scale):
+    """to f32 [3, R]: the label's logit or 0, log-sum-exp, mean; of a row that counts no id here: finite, lse MASKED."""
+    z = jnp.where(counts, x * scale, MASKED)
+    top = z.max(axis=1)
+    p = jnp.exp(z - down(top, z.shape))
+    total = p.sum(axis=1)
+    to.at[0][...] = jnp.where(is_label, z, 0.0).sum(axis=1)
+    to.at[1][...] = top + jnp.log(total)
+    to.at[2][...] = (p * z).sum(axis=1) / total
+
+
+def _blank_stats(to):
+    for n, value in enumerate((0.0, MASKED, 0.0)):
+        to.at[n][...] = jnp.full(to.shape[1:], value, jnp.float32)
+
+
+STATS_EPILOGUE = Epilogue(
+    "log_prob_stats",
+    _write_stats,
+    _blank_stats,
+    lambda i, j, me, blocks: (j * blocks.consumers + me, slice(None), pl.ds(i * blocks.rows, blocks.rows)),
+)
+
+
+def _write_cotangent(to, x, counts, is_label, scale, lse, mean, g, e):
+    """to [R, C]: d loss / d logits; g and e are by temperature."""
+    z = x * scale
+    dz = jnp.exp(z - lse) * (e * (mean - z) - g) + jnp.where(is_label, g, 0.0)
+    to[...] = jnp.where(counts, dz, 0.0).astype(to.dtype)
+
+
+def _blank_cotangent(to):
+    to[...] = jnp.zeros(to.shape, to.dtype)
+
+
+COTANGENT_EPILOGUE = Epilogue(
+    "log_prob_cotangent",
+    _write_cotangent,
+    _blank_cotangent,
+    lambda i, j, me, blocks: (
+        pl.ds(i * blocks.rows, blocks.rows),
+        pl.ds(j * blocks.ids + me * blocks.share, blocks.share),
+    ),
+)
