@@ -7,6 +7,8 @@ memory report bounds them (tests/kernels/test_ahead_tpu.py).
 import dataclasses
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from ar1_kernels import backend
 
 LANES = 128  # of a vector register; arrays in VMEM are padded to it in their last dimension
@@ -70,9 +72,8 @@ def chip() -> Chip:
     return CHIPS.get(backend.target().kind, UNKNOWN)
 
 
-def choose(rows: int, *, backward: bool = False) -> Blocks:
-    """Sizes for `rows` rows of a kv head on the device that the program is traced for."""
+def choose(rows: int, dtype, *, backward: bool = False) -> Blocks:
+    """Sizes for `rows` rows of a kv head on the device that the program is traced for; float32 keys are half as many."""
     line = chip()
-    if backward:
-        return line.backward
-    return line.stream if rows <= FEW else line.tile
+    sizes = line.backward if backward else line.stream if rows <= FEW else line.tile
+    return sizes if jnp.dtype(dtype).itemsize <= 2 else dataclasses.replace(sizes, keys=sizes.keys // 2)

@@ -162,8 +162,8 @@ class Softmax(NamedTuple):
     def absorb(self, rows, q, k, v, scale, live=None):
         """Rows q [n, E] meet k, v [m, E]; live: bool, broadcasts to [n, m], None where every row sees every key.
 
-        A row that has not met a live key yet adds rubbish to its sums, which the first live key's exp(MASKED - peak) = 0
-        wipes out; `finish` knows the rows that never met one.
+        A row that has not met a live key yet adds rubbish to its sums; exp(MASKED - peak) = 0 wipes it out when it meets
+        the first, and `finish` knows the rows that never met one.
         """
         scores = product(q, k) * scale  # [n, m]
         if live is not None:
@@ -246,7 +246,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks: Blocks | None = No
     """
     batch, kv_heads, x, width = q.shape
     size, wide, wide_out = k.shape[2], q.dtype.itemsize, jnp.dtype(out_dtype).itemsize
-    sizes = blocks or _blocks.choose(x)
+    sizes = blocks or _blocks.choose(x, q.dtype)
     tile = sizes.rows * sizes.keys * 4
     row_bytes = forward_row_bytes(wide, wide_out)
     fixed = 4 * LANES * wide * sizes.keys + 6 * tile
@@ -378,7 +378,7 @@ def backward(q, k, v, seen: Seen, lse, delta, do, *, scale, blocks: Blocks | Non
     or over more -> dq float32 [B, J, X, E], dk and dv [B, J, S, E] in k's and v's dtype, summed in float32."""
     batch, kv_heads, x, width = q.shape
     size, wide = k.shape[2], q.dtype.itemsize
-    sizes = blocks or _blocks.choose(x, backward=True)
+    sizes = blocks or _blocks.choose(x, q.dtype, backward=True)
     tile = sizes.rows * sizes.keys * 4
     row_bytes = 4 * LANES * wide + 8 * LANES + 64
     fixed = (8 * wide + 8) * LANES * sizes.keys + 8 * tile

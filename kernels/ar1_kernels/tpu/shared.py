@@ -92,9 +92,12 @@ def _plan(q, prefix_k, suffix_k, own_k, causal, sizes: Blocks) -> tuple[Plan, in
 
 
 class Ahead(NamedTuple):
-    """What lies in SMEM before a step begins, all int32. prefix [B·prefix blocks], suffix [B·parts·groups·blocks]: the block
-    to hold at a step, counted from the part's first, which stays where it is while steps see nothing. *_length [B] and
-    [B·sequences of all groups]: live keys, 0 for a sequence that only fills a group."""
+    """What lies in SMEM before a step begins, all int32.
+
+    prefix [B·prefix blocks], suffix [B·parts·groups·blocks]: the block to hold at a step, counted from the first of its
+    part; it stays where it is while steps see nothing. *_length [B] and [B·sequences of all groups]: live keys, 0 for a
+    sequence that only fills a group.
+    """
 
     prefix: jax.Array
     suffix: jax.Array
@@ -124,6 +127,11 @@ def _held(live):
     index = jnp.arange(live.shape[-1], dtype=jnp.int32)
     before = jax.lax.cummax(jnp.where(live, index, -1), axis=live.ndim - 1)
     return jnp.where(before < 0, jnp.argmax(live, axis=-1, keepdims=True), before).astype(jnp.int32)
+
+
+def divide(n, by: int):
+    """Quotient and remainder of a number that is not negative; // would ask for its sign, and that for the chip."""
+    return jax.lax.div(n, jnp.int32(by)), jax.lax.rem(n, jnp.int32(by))
 
 
 class Rows(NamedTuple):
@@ -180,7 +188,7 @@ def _meet_own(plan: Plan, stream: Stream, scale, rows: Rows, k, v, lengths, grou
         rows.meet(group * plan.chunks + c, keys, values, scale, (row >= low) & (row < high))
 
     # Alone in its group, a sequence's rows before the block's first key see nothing of it.
-    start = first * stream.slope // plan.rows if plan.sequences == 1 else 0
+    start = divide(first * stream.slope, plan.rows)[0] if plan.sequences == 1 else 0
     longest = functools.reduce(jnp.maximum, lengths)
 
     @pl.when(first < longest)
@@ -189,8 +197,8 @@ def _meet_own(plan: Plan, stream: Stream, scale, rows: Rows, k, v, lengths, grou
 
 
 def _kernel(plan: Plan, scale, *refs):
-    """Ahead in SMEM; q, out [X, E], X = groups · chunks · rows; prefix k, v [keys, E]; suffix and own k, v [sequences, size,
-    E]; lse [groups · chunks, rows]."""
+    """Ahead in SMEM; q, out [X, E], X = groups · chunks · rows; prefix k, v [keys, E]; suffix and own k, v
+    [sequences, size, E]; lse [groups · chunks, rows]."""
     ahead, refs = Ahead(*refs[: len(Ahead._fields)]), list(refs[len(Ahead._fields) :])
     q, prefix_k, prefix_v = (refs.pop(0) for _ in range(3))
     streams = [(x, refs.pop(0), refs.pop(0), y) for x, y in _streams(plan, ahead)]
@@ -210,7 +218,7 @@ def _kernel(plan: Plan, scale, *refs):
 
         @pl.when((here >= 0) & (here < plan.groups * stream.blocks))
         def _(stream=stream, k=k, v=v, lengths=lengths, here=here):
-            group, block = here // stream.blocks, here % stream.blocks
+            group, block = divide(here, stream.blocks)
             sequence = ((scene * plan.parts + part) * plan.groups + group) * plan.sequences
             ends = [lengths[sequence + i] for i in range(plan.sequences)]
             _meet_own(plan, stream, scale, rows, k, v, ends, group, block)
@@ -248,7 +256,8 @@ def _specs(plan: Plan, width: int):
         def index(b, j, u, t, *refs):
             step = jnp.clip(t - begin, 0, count - 1)
             step = Ahead(*refs).suffix[(b * plan.parts + u) * count + step] if held else step
-            return b, u * plan.groups + step // stream.blocks, j, step % stream.blocks, 0
+            group, block = divide(step, stream.blocks)
+            return b, u * plan.groups + group, j, block, 0
 
         return pl.BlockSpec((None, plan.sequences, None, stream.size, width), index)
 
@@ -273,7 +282,7 @@ def forward(
     to c // R. A row without a live key gives 0 and MASKED. blocks, interpret: as in `flash.forward`.
     """
     batch, kv_heads, samples, span, width = q.shape
-    sizes = blocks or _blocks.choose(samples * span)
+    sizes = blocks or _blocks.choose(samples * span, q.dtype)
     plan, need = _plan(q, prefix_k, suffix_k, own_k, causal, sizes)
     clip = lambda x, size: jnp.clip(jnp.asarray(x, jnp.int32), 0, size)
     ahead = _look(
