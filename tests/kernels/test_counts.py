@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ar1_kernels import attention, counts, linear_log_prob, shared_prefix_attention
+from ar1_kernels import attention, backend, chunked, counts, linear_log_prob, shared_prefix_attention
 from ar1_kernels.counts import Cost
+from ar1_kernels.packed import Seen
+from ar1_kernels.tpu import flash, log_prob
+from ar1_kernels.tpu import shared as tpu_shared
+from ar1_kernels.tpu.blocks import Blocks
+from jax.experimental import pallas as pl
 
 B, K, N, S, L, H, J, E = 2, 3, 5, 7, 4, 4, 2, 64
 ROWS, D, V = 6, 32, 50
@@ -182,3 +187,124 @@ def test_decoding_is_bound_by_memory_and_sixteen_samples_share_it():
 def test_what_one_chip_reached_lies_below_what_its_maker_states():
     for name, reached in counts.REACHED.items():
         assert all(r <= stated for r, stated in zip(reached, counts.CHIPS[name], strict=True))
+
+
+def fetched(monkeypatch, function, *args, **given):
+    """Bytes between device memory and a TPU kernel that `function` calls, of each operand and result: its index maps
+    walked over the grid, a block counted where it differs from the one before, clipped at its array's end."""
+    found = []
+
+    def record(kernel, *, grid_spec, out_shape, **_):
+        def call(*operands):
+            scalars = operands[: grid_spec.num_scalar_prefetch]
+            outs = jax.tree.leaves(out_shape)
+            specs = [*grid_spec.in_specs, *jax.tree.leaves(grid_spec.out_specs)]
+            arrays = [*operands[len(scalars) :], *outs]
+            points = jnp.array(list(np.ndindex(*grid_spec.grid)), jnp.int32)
+            found.extend(walked(s, x, points, scalars) for s, x in zip(specs, arrays, strict=True))
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out_shape)
+
+        return call
+
+    monkeypatch.setattr(pl, "pallas_call", record)
+    with backend.tracing_for("tpu", "TPU v5 lite"):
+        function(*args, **given)
+    return found
+
+
+def walked(spec, array, points, scalars):
+    places = jax.vmap(lambda point: jnp.stack([jnp.int32(x) for x in spec.index_map(*point, *scalars)]))(
+        points
+    )
+    places = np.asarray(places)
+    changes = places[np.concatenate([[True], (places[1:] != places[:-1]).any(axis=1)])]
+    sizes = np.array([1 if b is None else b for b in spec.block_shape])
+    clipped = np.clip(np.array(array.shape) - changes * sizes, 0, sizes)
+    return int(clipped.prod(axis=1).sum()) * array.dtype.itemsize
+
+
+def rows_of(*lead, rows=64, keys=300, width=64):
+    """q, k, v of one kernel call: 64 rows of a kv head are 32 queries of two heads."""
+    return [jnp.ones((*lead, n, width)) for n in (rows, keys, keys)]
+
+
+@pytest.mark.parametrize(("resident", "walks"), [(None, 1), (32, 2), (16, 4)])
+def test_tpu_attention_moves_the_bytes_that_are_counted(monkeypatch, resident, walks):
+    q, k, v = rows_of(2, 2)
+    seen = Seen(jnp.full((2, 64), 300, jnp.int32))
+    given = {"scale": 1.0, "blocks": Blocks(16, 128, resident)}
+    _, *moved = fetched(monkeypatch, flash.forward, q, k, v, seen, out_dtype=q.dtype, **given)
+    # q, k, v, limits, out, log-sum-exp: the vectors are left out
+    counted = counts.attention(2, 32, 300, 4, 2, 64, causal=False, walks=walks)
+    assert sum(moved[:3]) + moved[4] == counted.bytes
+
+
+def test_tpu_attention_leaves_keys_that_no_row_sees_where_they_are(monkeypatch):
+    q, k, v = rows_of(1, 1)
+    seen = Seen(jnp.full((1, 64), 200, jnp.int32))
+    given = {"scale": 1.0, "blocks": Blocks(16, 128), "out_dtype": q.dtype}
+    _, _, keys, values, *_ = fetched(monkeypatch, flash.forward, q, k, v, seen, **given)
+    assert keys == values == 256 * 64 * 4  # two blocks of 128 of the three
+
+
+def test_tpu_attention_backward_moves_the_bytes_that_are_counted(monkeypatch):
+    """The kernel never sees the output: delta, made from it and its gradient, is read instead."""
+    q, k, v = rows_of(2, 2)
+    seen, vector = Seen(jnp.full((2, 64), 300, jnp.int32)), jnp.zeros((2, 2, 64))
+    moved = fetched(
+        monkeypatch, flash.backward, q, k, v, seen, vector, vector, q, scale=1.0, blocks=Blocks(16, 128)
+    )
+    arrays = sum(moved[i] for i in (1, 2, 3, 4)) + sum(moved[-3:])  # q, k, v, do; dq, dk, dv
+    assert arrays + q.nbytes == counts.attention_backward(2, 32, 300, 4, 2, 64, causal=False).bytes
+
+
+@pytest.mark.parametrize("samples", [1, 3, 8])
+def test_tpu_kernel_fetches_a_shared_prefix_once_whatever_k_is(monkeypatch, samples):
+    """Keys and values of prefix, suffixes and queries: the bytes of the counts, which hold one prefix."""
+    b, j, n, r, s, size, e = 2, 2, 8, 2, 300, 20, 64
+    q = jnp.ones((b, j, samples, n * r, e))
+    prefix, suffix, own = (
+        jnp.ones(x) for x in ((b, j, s, e), (b, samples, j, size, e), (b, samples, j, n, e))
+    )
+    lengths = jnp.full((b,), s, jnp.int32), jnp.full((b, samples), size, jnp.int32)
+    args = (q, prefix, prefix, lengths[0], suffix, suffix, lengths[1], own, own)
+    moved = fetched(monkeypatch, tpu_shared.forward, *args, causal=True, scale=1.0, blocks=Blocks(32, 128))
+    assert moved[1] == moved[2] == prefix.nbytes
+    counted = counts.shared_prefix(b, samples, n, s, size, n, j * r, j, e, causal=True)
+    assert sum(moved[1:7]) + 2 * q.nbytes == counted.bytes
+    assert moved[0] >= q.nbytes and moved[7] >= q.nbytes  # rows are padded to whole chunks
+
+
+def test_tpu_log_probability_reads_the_weight_once_for_each_block_of_rows(monkeypatch):
+    rows, features, vocabulary = 96, 128, 1000
+    hidden, weight = jnp.ones((rows, features)), jnp.ones((features, vocabulary))
+    per_row = chunked.Rows(
+        jnp.zeros(rows, jnp.int32), jnp.ones(rows), jnp.tile(jnp.array([[0, vocabulary]]), (rows, 1))
+    )
+    args = (hidden, weight, *per_row, 0, 0, vocabulary)
+    moved = fetched(monkeypatch, log_prob.stats, *args, blocks=log_prob.Blocks(32, 256, 32, 128))
+    assert moved[0] == hidden.nbytes and moved[1] == 3 * weight.nbytes
+    counted = counts.log_prob(rows, features, vocabulary, walks=3)
+    assert moved[0] + moved[1] + 2 * 4 * rows == counted.bytes  # labels, results
+
+
+def test_all_rows_of_the_released_model_fit_a_tpu(monkeypatch):
+    """So that one walk past the keys, the least, is what the README counts: results come in one part."""
+    shapes = []
+
+    def record(kernel, *, out_shape, **_):
+        shapes.append(out_shape[0].shape)
+        return lambda *operands: [jnp.zeros(x.shape, x.dtype) for x in out_shape]
+
+    monkeypatch.setattr(pl, "pallas_call", record)
+    for rows, keys, heads, width in (
+        (12_000, 3_000, 8, 128),
+        (11_520, 11_520, 16, 72),
+        (8_640, 3_000, 8, 128),
+    ):
+        q, k = (shaped(1, heads, n, width, dtype=jnp.bfloat16) for n in (rows, keys))
+        seen, vector = Seen(shaped(1, rows, dtype=jnp.int32)), shaped(1, heads, rows)
+        with backend.tracing_for("tpu", "TPU v5 lite"):
+            jax.eval_shape(lambda *a: flash.forward(*a, scale=1.0, out_dtype=jnp.bfloat16), q, k, k, seen)
+            jax.eval_shape(lambda *a: flash.backward(*a, scale=1.0), q, k, k, seen, vector, vector, q)
+    assert len(shapes) == 6 and all(shape[2] == 1 for shape in shapes)
