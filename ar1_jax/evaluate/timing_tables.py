@@ -17,7 +17,7 @@ from ar1_jax.policy import loading
 NOTES = (
     "Floors are estimates: the larger of FLOPs over the rate of XLA's own matrix product and bytes over the rate of a "
     "copy, which reads and writes in equal parts where decoding almost only reads; no bound.",
-    "Beside transformers: both are greedy, so the sort of top-p is in neither. Ours warms up with one whole plan, "
+    "Beside transformers: both are greedy, so top-p is in neither. Ours warms up with one whole plan, "
     "theirs with one short plan of one row. Their prefill includes the rope index, the mask and one row of the output "
     "head; ours has the positions computed beforehand on the host and the first use of the head under decode. Ours has "
     "a cache with room for as many ids as a plan's, theirs grows. Transformers has no flow: its total is one without.",

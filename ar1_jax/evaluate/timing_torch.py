@@ -8,7 +8,7 @@ DynamicCache; attention: sdpa; logits of the last position only; the end of the 
 What differs from `timing`: ours warms up with one whole plan at the K that is measured, theirs with one short plan of
 one row (nothing is compiled). Their prefill includes the rope index, the mask and one row of the output head; ours has
 the mrope positions computed beforehand on the host and the first use of the head under decode. Both are greedy, so the
-sort of top-p is in neither. Ours keeps a cache with room for more ids than are drawn, theirs grows.
+top-p is in neither. Ours keeps a cache with room for more ids than are drawn, theirs grows.
 """
 
 import json

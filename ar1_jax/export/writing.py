@@ -2,7 +2,8 @@
 
     manifest.json  prefill.stablehlo ...  weights.safetensors  config.json  vlm/config.json  vlm/tokenizer.json  load.py
 
-A program is `jax.export`'s serialised StableHLO for all platforms asked for; it holds no weights.
+A program is `jax.export`'s serialised StableHLO for all platforms asked for; it holds no weights. Kernels written for a
+chip can be in a program for that platform alone.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import jax
 import jaxlib
 import numpy as np
 import safetensors.numpy
+from ar1_kernels import backend
 from jax import export
 
 import ar1_jax
@@ -25,6 +27,7 @@ from ar1_jax.core import errors, trees
 from ar1_jax.export import runtime, stages
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+CHIPS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # as kernels call them
 UNITS = {
     "history_xyz": "m, 10 Hz, ego frame at t0 (x forward, y left, z up), last row = t0",
     "history_rot": "rotation matrices of the same poses",
@@ -49,6 +52,11 @@ def write(
         errors.one_of(name, PLATFORMS, "platform")
     if not names or not platforms:
         raise errors.ConfigError("export: name at least one stage and one platform")
+    kernels, chips = policy.config.model.kernels, {CHIPS[name] for name in platforms}
+    if kernels in backend.PLATFORM and chips != {backend.PLATFORM[kernels]}:
+        raise errors.ConfigError(
+            f"export: kernels={kernels!r} run on one platform only; ask for that one (config.platforms), or 'xla'"
+        )
     stages.check(policy, sizes)
     flat = {path: x for name in names for path, x in trees.flatten(stages.part(name, policy.params)).items()}
     problems = folders.problems(pathlib.Path(target), trees.num_bytes(flat), policy.source)
@@ -82,7 +90,10 @@ def program(stage: stages.Stage, params, platforms, folder: pathlib.Path) -> dic
         return tuple(out.values())
 
     specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in weights.values()]
-    done = export.export(jax.jit(flat, keep_unused=True), platforms=platforms)(*specs, *stage.inputs.values())
+    with backend.tracing_for(CHIPS[platforms[0]] if len(platforms) == 1 else "cpu"):
+        done = export.export(jax.jit(flat, keep_unused=True), platforms=platforms)(
+            *specs, *stage.inputs.values()
+        )
     path = folder / f"{stage.name}.stablehlo"
     path.write_bytes(done.serialize())
     return {

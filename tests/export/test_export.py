@@ -131,6 +131,16 @@ def test_programs_of_the_released_shape_lower_for_all_platforms_and_stay_small(t
 
 
 @pytest.mark.slow
+def test_programs_for_one_platform_hold_its_kernels(tmp_path):
+    """Calls of the TPU compiler's own target in the program; for all platforms together there can be none."""
+    policy = ar1_jax.load("nano", kernels="pallas_tpu")
+    writing.write(policy, SIZES, tmp_path / "tpu", ("prefill",), ("tpu",))
+    exported = jax.export.deserialize(bytearray((tmp_path / "tpu" / "prefill.stablehlo").read_bytes()))
+    assert exported.platforms == ("tpu",) and "tpu_custom_call" in exported.mlir_module()
+    with pytest.raises(errors.ConfigError, match="pallas_tpu.*one platform only"):
+        writing.write(policy, SIZES, tmp_path / "all", ("prefill",))
+
+
 def test_eight_bit_weights_travel(tmp_path):
     """Stored as int8 beside their scales; the program gives what the quantised policy gives here."""
     target = tmp_path / "int8"
