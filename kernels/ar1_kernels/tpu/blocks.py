@@ -73,7 +73,7 @@ def chip() -> Chip:
 
 
 def choose(rows: int, dtype, *, backward: bool = False) -> Blocks:
-    """Sizes for `rows` rows of a kv head on the device that the program is traced for; float32 keys are half as many."""
+    """Sizes for `rows` rows of a kv head on the device that the program is traced for; float32: half the keys."""
     line = chip()
     sizes = line.backward if backward else line.stream if rows <= FEW else line.tile
     return sizes if jnp.dtype(dtype).itemsize <= 2 else dataclasses.replace(sizes, keys=sizes.keys // 2)
