@@ -201,8 +201,7 @@ def test_no_race_and_no_uninitialised_value():
     assert_no_race(lambda params: check(args, interpret=params))
 
 
-@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v6 lite"])
-@pytest.mark.parametrize("width", [64, 72, 128])
+@pytest.mark.parametrize("kind, width", [("TPU v4", 64), ("TPU v5 lite", 72), ("TPU v6 lite", 128)])
 def test_lowers_to_a_kernel_of_the_chip(kind, width):
     shape = lambda *s, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(s, dtype)
     q, k = shape(2, 2, 40, width), shape(2, 2, 300, width)

@@ -162,8 +162,8 @@ class Softmax(NamedTuple):
     def absorb(self, rows, q, k, v, scale, live=None):
         """Rows q [n, E] meet k, v [m, E]; live: bool, broadcasts to [n, m], None where every row sees every key.
 
-        A row that has met no live key yet adds rubbish to its sums. When it meets the first, exp(MASKED - peak) = 0 wipes
-        that out; `finish` knows the rows that never met one.
+        A row that has met no live key yet adds rubbish to its sums. When it meets the first, exp(MASKED - peak) = 0
+        wipes that out; `finish` knows the rows that never met one.
         """
         scores = product(q, k) * scale  # [n, m]
         if live is not None:
