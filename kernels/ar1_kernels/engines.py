@@ -2,6 +2,7 @@
 
 import functools
 
+from ar1_kernels import chunked
 from ar1_kernels.packed import Engine
 
 
@@ -30,3 +31,31 @@ def refusals(dtype, width: int, kind: str) -> dict:
         return flash.refusal(dtype, width, kind)
 
     return {"pallas_tpu": tpu, "pallas_gpu": gpu}
+
+
+@functools.cache
+def log_prob(backend: str, interpret: bool = False, blocks=None) -> chunked.Engine:
+    """Kernels of `linear_log_prob`; on a TPU the forward pass reads the whole weight where it lies."""
+    if backend == "pallas_tpu":
+        from ar1_kernels.tpu import log_prob as kernels
+    else:
+        from ar1_kernels.gpu import log_prob as kernels
+    bound = (
+        functools.partial(f, interpret=interpret, blocks=blocks) for f in (kernels.stats, kernels.cotangent)
+    )
+    return chunked.Engine(*bound, whole=backend == "pallas_tpu")
+
+
+def log_prob_refusals(hidden, weight, kind: str) -> dict:
+    """Pallas back-end -> function that says why its kernels cannot do this `linear_log_prob`, or None."""
+
+    def by(target):
+        if hidden.dtype != weight.dtype:
+            return f"its kernels take one dtype, hidden is {hidden.dtype.name} and weight {weight.dtype.name}"
+        if target == "tpu":
+            from ar1_kernels.tpu import log_prob as kernels
+        else:
+            from ar1_kernels.gpu import log_prob as kernels
+        return kernels.refusal(hidden.dtype, hidden.shape[1], kind)
+
+    return {"pallas_tpu": functools.partial(by, "tpu"), "pallas_gpu": functools.partial(by, "gpu")}

@@ -1,4 +1,4 @@
-"""Log-probability of labels under softmax(hidden · weight / temperature), in blocks of rows.
+"""Log-probability of labels under softmax(hidden · weight / temperature): by kernels, or in XLA in blocks of rows.
 
 N rows, D width, V vocabulary. The [N, V] logits never exist as a whole: a block of rows is scored, reduced and, in
 the backward pass, scored again.
@@ -8,24 +8,37 @@ import jax
 import jax.numpy as jnp
 
 from ar1_kernels import backend as _backend
+from ar1_kernels import chunked, engines, sharded
 from ar1_kernels.attention import MASKED
+from ar1_kernels.chunked import inside
 
 LOGITS = 2**25  # logits held at once, in elements (128 MB in float32)
 
 
-def linear_log_prob(hidden, weight, labels, *, temperature=1.0, allowed=None, entropy=False, backend="auto"):
+def linear_log_prob(
+    hidden, weight, labels, *, temperature=1.0, allowed=None, entropy=False, backend="auto", blocks=None
+):
     """hidden [N, D], weight [D, V], labels int [N] -> log_prob float32 [N], or (log_prob, entropy) in nats.
 
-    temperature: scalar or [N]. allowed: int [N, 2], the half-open interval of ids that the softmax runs over; with
-    allowed[n, 0] > allowed[n, 1] it wraps round (ids >= first or < second), the complement of an interval. A label
-    outside its interval has log-probability about -1e30.
+    temperature: scalar or [N]; it gets no gradient. allowed: int [N, 2], the half-open interval of ids that the softmax
+    runs over; with allowed[n, 0] > allowed[n, 1] it wraps round (ids >= first or < second), the complement of an
+    interval. A label outside its interval has log-probability about -1e30. backend: `backend.choose`; blocks: block
+    sizes of a Pallas back-end, None: from its table.
     """
-    _backend.choose("linear_log_prob", backend, {})
     rows, vocabulary = hidden.shape[0], weight.shape[1]
-    temperature = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,))
-    allowed = (
-        jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2)) if allowed is None else allowed
-    )
+    refusals = engines.log_prob_refusals(hidden, weight, _backend.target().kind)
+    chosen = _backend.choose("linear_log_prob", backend, refusals)
+    temperature = jax.lax.stop_gradient(jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,)))
+    whole = jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2))
+    allowed = whole if allowed is None else jnp.asarray(allowed)
+    if chosen != "xla":
+        engine = engines.log_prob(chosen, _backend.target().interpret, blocks)
+
+        def run(hidden, weight, labels, temperature, allowed):
+            rest = {"temperature": temperature, "allowed": allowed, "entropy": entropy}
+            return chunked.log_prob(engine, hidden, weight, labels, **rest)
+
+        return sharded.linear_log_prob(run, hidden, weight, jnp.asarray(labels), temperature, allowed)
 
     def block(args):
         hidden, labels, temperature, allowed = args
@@ -48,9 +61,3 @@ def linear_log_prob(hidden, weight, labels, *, temperature=1.0, allowed=None, en
         split = jax.tree.map(lambda x: pad(x).reshape(blocks, size, *x.shape[1:]), args)
         out = jax.tree.map(lambda x: x.reshape(-1)[:rows], jax.lax.map(jax.checkpoint(block), split))
     return out if entropy else out[0]
-
-
-def inside(ids, interval):
-    """Are `ids` in the half-open `interval` [..., 2], which wraps round where its first end exceeds its second?"""
-    first, second = interval[..., 0:1], interval[..., 1:2]
-    return jnp.where(first <= second, (ids >= first) & (ids < second), (ids >= first) | (ids < second))

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,20 +123,27 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
     integers = wg.pad(jnp.stack([labels, allowed[:, 0], allowed[:, 1]]), 1, rows, "edge")
     floats = wg.pad(jnp.stack(floats), 1, rows, "edge")
     per_row = lambda x: plgpu.SMEM((blocks.consumers, len(x), blocks.rows), x.dtype)
-    blocks_of_threads = min(MULTIPROCESSORS, math.prod(tiles))
+    launched = min(MULTIPROCESSORS, math.prod(tiles))
     output = wg.launch(
         epilogue.name,
         functools.partial(
-            _walk, epilogue, tiles=tiles, steps=width // blocks.depth, stride=blocks_of_threads, blocks=blocks
+            _kernel,
+            epilogue=epilogue,
+            tiles=tiles,
+            steps=width // blocks.depth,
+            stride=launched,
+            blocks=blocks,
         ),
-        grid={"block": blocks_of_threads},
+        grid={"block": launched},
         consumers=blocks.consumers,
         out_type=out,
         scratch_types=dict(
-            a=plgpu.SMEM((blocks.stages, blocks.rows, blocks.depth), hidden.dtype),
-            b=plgpu.SMEM((blocks.stages, blocks.depth, blocks.ids), weight.dtype),
-            full=plgpu.Barrier(num_arrivals=2, num_barriers=blocks.stages),
-            free=plgpu.Barrier(num_arrivals=blocks.consumers, num_barriers=blocks.stages),
+            ring=(
+                plgpu.SMEM((blocks.stages, blocks.rows, blocks.depth), hidden.dtype),
+                plgpu.SMEM((blocks.stages, blocks.depth, blocks.ids), weight.dtype),
+                plgpu.Barrier(num_arrivals=2, num_barriers=blocks.stages),
+                plgpu.Barrier(num_arrivals=blocks.consumers, num_barriers=blocks.stages),
+            ),
             integers=per_row(integers),
             floats=per_row(floats),
             loaded=plgpu.Barrier(num_arrivals=2, num_barriers=blocks.consumers),
@@ -154,78 +161,104 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
     return labels, output
 
 
-def _walk(
-    epilogue, hidden_ref, weight_ref, integers_ref, floats_ref, sees_ref, window_ref, out_ref, *, a, b, full, free,
-    integers, floats, loaded, result, tiles, steps, stride, blocks,
+class Ring(NamedTuple):
+    """The slots through which steps of products pass from TMA to the consumers; step u lies in slot u % stages.
+
+    a [stages, R, K], b [stages, K, T] in shared memory; full: barriers [stages] that TMA arrives on, free: barriers
+    [stages] that every consumer arrives on.
+    """
+
+    a: Any
+    b: Any
+    full: Any
+    free: Any
+
+    def slot(self, u):
+        return lax.rem(u, jnp.int32(self.a.shape[0]))
+
+    def fetch(self, u, hidden, weight):
+        """Producer: copies step u, refs [R, K] and [K, T] in device memory."""
+        at = self.slot(u)
+        pl.when(u >= self.a.shape[0])(lambda: plgpu.barrier_wait(self.free.at[at]))
+        plgpu.copy_gmem_to_smem(hidden, self.a.at[at], self.full.at[at])
+        plgpu.copy_gmem_to_smem(weight, self.b.at[at], self.full.at[at])
+
+    def product(self, u, steps, columns, share):
+        """Consumer: the sum of a · b[:, columns] over steps u to u + steps, float32 [R, share]."""
+
+        def run(acc):
+            def step(k, _):
+                at = self.slot(u + k)
+                plgpu.barrier_wait(self.full.at[at])
+                plgpu.wgmma(acc, self.a.at[at], self.b.at[at, :, columns])
+                plgpu.wgmma_wait(1)  # the step before is done with its slot
+                pl.when(k > 0)(lambda: plgpu.barrier_arrive(self.free.at[self.slot(u + k - 1)]))
+
+            lax.fori_loop(0, steps, step, None)
+            return acc[...]
+
+        x = pl.run_scoped(run, plgpu.ACC((self.a.shape[1], share), jnp.float32))
+        plgpu.barrier_arrive(self.free.at[self.slot(u + steps - 1)])
+        return x
+
+
+def _each_tile(sees_ref, tiles, steps, stride, seen, unseen):
+    """Calls seen(i, j, u) or unseen(i, j) for each tile of this block of threads; u: steps of products before it."""
+    mine, rows = lax.axis_index("block"), jnp.int32(tiles[0])
+
+    def tile(n, u):
+        t = mine + n * stride
+        i, j = lax.rem(t, rows), lax.div(t, rows)
+        some = sees_ref[i, j] != 0
+        pl.when(some)(lambda: seen(i, j, u))
+        pl.when(jnp.logical_not(some))(lambda: unseen(i, j))
+        return u + jnp.where(some, steps, 0)
+
+    count = lax.div(jnp.int32(math.prod(tiles) - 1) - mine, jnp.int32(stride)) + 1
+    lax.fori_loop(0, count, tile, jnp.int32(0))
+
+
+def _kernel(
+    hidden_ref, weight_ref, integers_ref, floats_ref, sees_ref, window_ref, out_ref, *, ring, integers, floats, loaded,
+    result, epilogue, tiles, steps, stride, blocks,
 ):  # fmt: skip
     """Device memory: hidden_ref [N, D], weight_ref [D, Vc], integers_ref [3, N], floats_ref [1 or 5, N], sees_ref [row
-    tiles, id tiles], window_ref [2], out_ref. Shared: a [stages, R, K], b [stages, K, T], by consumer integers
-    [consumers, 3, R], floats [consumers, 1 or 5, R], result [consumers, ...]."""
-    slot = lambda u: lax.rem(u, jnp.int32(blocks.stages))
-    mine = lax.axis_index("block")
-
-    def each_tile(live_tile, dead_tile):
-        """Calls live_tile(i, j, u) or dead_tile(i, j) for each tile of this block; u: steps before it."""
-
-        def tile(n, u):
-            t = mine + n * stride
-            i, j = lax.rem(t, jnp.int32(tiles[0])), lax.div(t, jnp.int32(tiles[0]))
-            sees = sees_ref[i, j] != 0
-            pl.when(sees)(lambda: live_tile(i, j, u))
-            pl.when(jnp.logical_not(sees))(lambda: dead_tile(i, j))
-            return u + jnp.where(sees, steps, 0)
-
-        count = lax.div(jnp.int32(math.prod(tiles) - 1) - mine, jnp.int32(stride)) + 1
-        lax.fori_loop(0, count, tile, jnp.int32(0))
+    tiles, id tiles], window_ref [2], out_ref. Shared, by consumer: integers [consumers, 3, R], floats [consumers, 1 or
+    5, R], result [consumers, ...]."""
+    ring = Ring(*ring)
+    each_tile = functools.partial(_each_tile, sees_ref, tiles, steps, stride)
+    rows_of = lambda i: pl.ds(i * blocks.rows, blocks.rows)
 
     def produce():
         def fetch(i, j, u):
             def step(k, _):
-                at, depth = slot(u + k), pl.ds(k * blocks.depth, blocks.depth)
-                pl.when(u + k >= blocks.stages)(lambda: plgpu.barrier_wait(free.at[at]))
-                rows, ids = pl.ds(i * blocks.rows, blocks.rows), pl.ds(j * blocks.ids, blocks.ids)
-                plgpu.copy_gmem_to_smem(hidden_ref.at[rows, depth], a.at[at], full.at[at])
-                plgpu.copy_gmem_to_smem(weight_ref.at[depth, ids], b.at[at], full.at[at])
+                depth, ids = pl.ds(k * blocks.depth, blocks.depth), pl.ds(j * blocks.ids, blocks.ids)
+                ring.fetch(u + k, hidden_ref.at[rows_of(i), depth], weight_ref.at[depth, ids])
 
             lax.fori_loop(0, steps, step, None)
 
         each_tile(fetch, lambda i, j: None)
 
     def consume(me):
-        share = pl.ds(me * blocks.share, blocks.share)
-
         def send(i, j, write):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             write(result.at[me])
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(result.at[me], out_ref.at[epilogue.place(i, j, me, blocks)])
 
-        def multiply(i, j, u):
-            rows = pl.ds(i * blocks.rows, blocks.rows)
-            plgpu.copy_gmem_to_smem(integers_ref.at[:, rows], integers.at[me], loaded.at[me])
-            plgpu.copy_gmem_to_smem(floats_ref.at[:, rows], floats.at[me], loaded.at[me])
-
-            def product(acc):
-                def step(k, _):
-                    plgpu.barrier_wait(full.at[slot(u + k)])
-                    plgpu.wgmma(acc, a.at[slot(u + k)], b.at[slot(u + k), :, share])
-                    plgpu.wgmma_wait(1)  # the step before is done with its slot
-                    pl.when(k > 0)(lambda: plgpu.barrier_arrive(free.at[slot(u + k - 1)]))
-
-                lax.fori_loop(0, steps, step, None)
-                return acc[...]
-
-            x = pl.run_scoped(product, plgpu.ACC((blocks.rows, blocks.share), jnp.float32))
-            plgpu.barrier_arrive(free.at[slot(u + steps - 1)])
+        def seen(i, j, u):
+            plgpu.copy_gmem_to_smem(integers_ref.at[:, rows_of(i)], integers.at[me], loaded.at[me])
+            plgpu.copy_gmem_to_smem(floats_ref.at[:, rows_of(i)], floats.at[me], loaded.at[me])
+            x = ring.product(u, steps, pl.ds(me * blocks.share, blocks.share), blocks.share)
             plgpu.barrier_wait(loaded.at[me])
             ids = lax.broadcasted_iota(jnp.int32, x.shape, 1) + (j * blocks.ids + me * blocks.share)
-            row = lambda ref, n: down(ref[n], x.shape)
-            counts = _counts(ids, row(integers.at[me], 1), row(integers.at[me], 2), window_ref)
-            is_label = ids == row(integers.at[me], 0)
-            values = [row(floats.at[me], n) for n in range(floats.shape[1])]
-            send(i, j, lambda to: epilogue.write(to, x, counts, is_label, *values))
+            label, a, b = (down(integers[me, n], x.shape) for n in range(3))
+            values = [down(floats[me, n], x.shape) for n in range(floats.shape[1])]
+            send(
+                i, j, lambda to: epilogue.write(to, x, _counts(ids, a, b, window_ref), ids == label, *values)
+            )
 
-        each_tile(multiply, lambda i, j: send(i, j, epilogue.blank))
+        each_tile(seen, lambda i, j: send(i, j, epilogue.blank))
         plgpu.wait_smem_to_gmem(0)
 
     wg.roles(blocks.consumers, consume, produce)
