@@ -28,7 +28,9 @@ class Blocks:
 
     def __post_init__(self):
         if self.consumers not in REGISTERS:
-            raise ValueError(f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, REGISTERS))}")
+            raise ValueError(
+                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, REGISTERS))}"
+            )
         if self.keys <= 0 or self.keys % ROWS or self.keys > 256:
             raise ValueError(f"Blocks: keys={self.keys} is not 64, 128, 192 or 256")
         if self.stages < 1:

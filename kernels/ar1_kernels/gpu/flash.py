@@ -82,12 +82,12 @@ def walk(sees, whole, masked_first: bool):
 
 
 def prepare(x, interpret, block, rows=None):
-    """[B, J, n, E] as TMA takes it: E in whole wgmma steps of 16, n in tiles of 8, or `rows` of them where given.
+    """[..., n, E] as TMA takes it: E in whole wgmma steps of 16, n in tiles of 8, or `rows` of them where given.
 
     The interpreter does not fill with zeros behind an array's end as TMA does: whole blocks for it.
     """
-    rows = rows or wg.round_up(x.shape[2], block if interpret else 8)
-    return wg.pad(wg.pad(x, 3, wg.round_up(x.shape[3], 16)), 2, rows)
+    rows = rows or wg.round_up(x.shape[-2], block if interpret else 8)
+    return wg.pad(wg.pad(x, -1, wg.round_up(x.shape[-1], 16)), -2, rows)
 
 
 def _padded(seen: Seen, rows, keys):
@@ -121,6 +121,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
     tile = lambda dtype: plgpu.SMEM((size.consumers, ROWS, q.shape[3]), dtype)
     vector = lambda dtype: plgpu.SMEM((size.consumers, ROWS), dtype)
     out, lse = wg.launch(
+        "flash_forward",
         functools.partial(_forward_kernel, scale=scale, size=size, segments=segments, interpret=bool(interpret)),
         grid={"rows": whole_rows // size.rows, "heads": heads, "batch": batch}, consumers=size.consumers,
         out_type=[jax.ShapeDtypeStruct(q.shape, out_dtype), jax.ShapeDtypeStruct(q.shape[:3], jnp.float32)],
@@ -181,6 +182,7 @@ def _forward_kernel(
             stream.fetch(i - start, k_ref.at[batch, head, keys], v_ref.at[batch, head, keys], extra)
 
         lax.fori_loop(start, stop, fetch, None)
+        stream.drain(stop - start)
 
     wg.roles(size.consumers, consume, produce)
 

@@ -37,12 +37,12 @@ def interpreter(interpret):
     return params.InterpretGPUParams()
 
 
-def launch(kernel, *, grid, consumers, out_type, scratch_types, interpret):
+def launch(name, kernel, *, grid, consumers, out_type, scratch_types, interpret):
     """plgpu.kernel with `consumers` warpgroups and a producer behind them, named `warpgroup`; grid: {name: size}."""
     return plgpu.kernel(
         kernel, out_type=out_type, scratch_types=scratch_types,
         grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=consumers + 1, thread_name="warpgroup",
-        interpret=interpreter(interpret),
+        kernel_name=name, interpret=interpreter(interpret),
         compiler_params=plgpu.CompilerParams(
             approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
     )  # fmt: skip
@@ -135,6 +135,15 @@ class Stream(NamedTuple):
             plgpu.barrier_wait(self.free_second.at[slot])
 
         plgpu.copy_gmem_to_smem(second, self.second.at[slot], self.full_second.at[slot])
+
+    def drain(self, u):
+        """Producer, behind its last block, u - 1: waits until the consumers have done with all of them."""
+
+        def wait(n, _):
+            plgpu.barrier_wait(self.free_first.at[self.slot(n)])
+            plgpu.barrier_wait(self.free_second.at[self.slot(n)])
+
+        lax.fori_loop(jnp.maximum(u - self.first.shape[0], 0), u, wait, None)
 
 
 class Softmax(NamedTuple):
