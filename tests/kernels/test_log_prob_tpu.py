@@ -129,6 +129,21 @@ def test_the_release_lowers_to_two_kernels(dtype):
     assert text.count("tpu_custom_call") == 2
 
 
+@pytest.mark.parametrize("width", [16, 128, 896, 2048, 4096, 5120, 8192])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_blocks_of_any_width_keep_to_their_bytes(width, dtype):
+    blocks = kernels.blocks_for(width, dtype)
+    assert max(blocks.rows, blocks.ids) * width * jnp.dtype(dtype).itemsize <= kernels.BLOCK_BYTES
+    if width == 4096 and dtype == jnp.bfloat16:
+        assert blocks == kernels.Blocks(rows=1024, ids=1024, part=512, strip=256)
+
+
+@pytest.mark.parametrize("name, size", [("rows", 8), ("ids", 384), ("part", 64), ("strip", 0)])
+def test_impossible_blocks_are_refused(name, size):
+    with pytest.raises(ValueError, match=f"{name}={size}"):
+        kernels.Blocks(**{"rows": 32, "ids": 512, "part": 256, "strip": 16} | {name: size})
+
+
 def test_refusals_say_why():
     assert kernels.refusal(jnp.bfloat16, 4096, "TPU v6 lite") is None
     assert kernels.refusal(jnp.float32, 4096, "") is None

@@ -40,6 +40,17 @@ class Blocks:
     stages: int = 4
     consumers: int = 2
 
+    def __post_init__(self):
+        units = {"rows": wg.ROWS, "ids": wg.ROWS * self.consumers, "depth": wg.ROWS, "stages": 1}
+        if self.consumers not in wg.REGISTERS:
+            raise ValueError(
+                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, wg.REGISTERS))}"
+            )
+        for name, unit in units.items():
+            size = getattr(self, name)
+            if size <= 0 or size % unit:
+                raise ValueError(f"Blocks: {name}={size} is not a positive multiple of {unit}")
+
     @property
     def share(self) -> int:
         """Columns of a consumer."""

@@ -8,9 +8,9 @@ need no mask. What lies behind the ends of hidden and weight may be NaN: such ro
 count.
 """
 
+import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +26,29 @@ BLOCK_BYTES = 2**23  # of a block of hidden and of a tile of weight, each; both 
 VMEM_BYTES = 60 * 2**20  # the smallest VMEM of the chips that these kernels run on is 64 MiB
 
 
-class Blocks(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Blocks:
     """rows: most rows of a block. ids: columns of a tile. strip, part: rows of a block and columns of a tile that are
-    multiplied and reduced at once, in a loop that keeps the program small. ids, part: multiples of 128."""
+    multiplied and reduced at once, in a loop that keeps the program small; ids is a multiple of part."""
 
     rows: int
     ids: int
+    part: int
     strip: int = 256
-    part: int = 512
+
+    def __post_init__(self):
+        for name, unit in (("rows", SUBLANES), ("strip", SUBLANES), ("part", LANES), ("ids", self.part or 1)):
+            size = getattr(self, name)
+            if size <= 0 or size % unit:
+                raise ValueError(f"Blocks: {name}={size} is not a positive multiple of {unit}")
 
 
 def blocks_for(width: int, dtype) -> Blocks:
     """Blocks of BLOCK_BYTES each: 1,024 rows and ids in bfloat16 at a width of 4,096, which makes 1,024 FLOPs of each
     byte of weight read, beyond what v5e (240) and v6e (560) need to stay busy."""
-    fit = max(LANES, BLOCK_BYTES // (width * jnp.dtype(dtype).itemsize) // LANES * LANES)
-    return Blocks(min(fit, 1024), min(fit, 1024))
+    fit = BLOCK_BYTES // (width * jnp.dtype(dtype).itemsize)
+    size = min(max(LANES, 1 << (fit.bit_length() - 1)), 1024) if fit else LANES
+    return Blocks(rows=size, ids=size, part=max(LANES, size // 2))
 
 
 def refusal(dtype, width: int, kind: str) -> str | None:
