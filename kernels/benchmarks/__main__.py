@@ -39,12 +39,9 @@ def row(case: Case, name: str, provider: Provider, want: dict, options) -> dict:
             got = jax.block_until_ready(program(**sets[0]))
             line["temporaries"] = getattr(program.memory_analysis(), "temp_size_in_bytes", 0)
             if provider.checked:
-                line["error"] = check.error(case, got, want)
-                if not line["error"] <= check.BOUNDS[options.dtype]:
-                    return line | {
-                        "status": "failed",
-                        "reason": f"error above {check.BOUNDS[options.dtype]:g}",
-                    }
+                output, line["error"], bound = check.errors(case, got, want, options.dtype)[0]
+                if not line["error"] <= bound:
+                    return line | {"status": "failed", "reason": f"error of {output} above {bound:g}"}
             del got, program
             found = timing.measure(function, sets, repeats=options.repeats, least=options.seconds)
     except Exception as e:  # whatever another's code raises where it does not run is the answer here
@@ -70,7 +67,8 @@ def run(options) -> dict:
         jax.config.update("jax_default_matmul_precision", "highest")
     out = {
         "device": device.device_kind, "chip": report.chip_of(device.device_kind), "dtype": options.dtype,
-        "date": datetime.date.today().isoformat(), "tiny": options.tiny, "bound": check.BOUNDS[options.dtype],
+        "date": datetime.date.today().isoformat(), "tiny": options.tiny,
+        "bound": check.BOUNDS[options.dtype], "nats": check.NATS,
         "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "python": sys.version.split()[0],
                      "platform": device.client.platform_version.splitlines()[0]},
         "command": " ".join(["python -m benchmarks", *options.words]),

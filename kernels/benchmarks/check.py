@@ -13,6 +13,7 @@ BOUNDS = {  # largest error of a row, relative to its own length or the rows' ro
     "bfloat16": 3e-2,  # weights and their gradients are rounded to 8 bits before they enter a product
     "float32": 1e-4,
 }
+NATS = 1e-3  # largest error of a log-probability: its logits are summed in float32 whatever their factors are
 
 
 def outputs(case: Case, function, total: bool = False):
@@ -45,26 +46,27 @@ def reference(case: Case, arrays: dict) -> dict:
     return found
 
 
-def error(case: Case, got: dict, want: dict) -> float:
-    """The largest error of any row (last axis) of any output; infinite where one is not finite. Log-probabilities
-    are numbers of their own, compared as they are; a sum of them by the mean."""
-    names, worst = got.keys() & want.keys(), 0.0
+def errors(case: Case, got: dict, want: dict, dtype: str) -> list[tuple[str, float, float]]:
+    """(name, error, bound) of every output, the worst first: the largest error of any row (last axis), infinite where
+    one is not finite. Log-probabilities are numbers of their own, compared as they are; a sum of them by the mean."""
+    names = got.keys() & want.keys()
     if not names & {"out", "total"}:
         raise ValueError(f"{case.name}: nothing to compare in {sorted(got)}")
+    found = []
     for name in names:
         if got[name].shape != want[name].shape:
             raise ValueError(f"{case.name}: {name} is {got[name].shape}, expected {want[name].shape}")
-        numbers = name == "total" or (name == "out" and case.operation == "linear_log_prob")
-        found = float(_apart(got[name], want[name], numbers)) / (case.sizes.rows if name == "total" else 1)
-        worst = max(worst, found if math.isfinite(found) else math.inf)
-    return worst
+        nats = name == "total" or (name == "out" and case.operation == "linear_log_prob")
+        error = float(_apart(got[name], want[name], nats)) / (case.sizes.rows if name == "total" else 1)
+        found.append((name, error if math.isfinite(error) else math.inf, NATS if nats else BOUNDS[dtype]))
+    return sorted(found, key=lambda line: line[1] / line[2], reverse=True)
 
 
-@functools.partial(jax.jit, static_argnames="numbers")
-def _apart(a, b, numbers):
+@functools.partial(jax.jit, static_argnames="nats")
+def _apart(a, b, nats):
     """Largest distance of a row of a to that of b, in units of the row's length; of single numbers as they are."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    if numbers:
+    if nats:
         return jnp.max(jnp.abs(a - b))
     length = jnp.linalg.norm(b, axis=-1)
     return jnp.max(jnp.linalg.norm(a - b, axis=-1) / jnp.maximum(length, jnp.sqrt(jnp.mean(length**2))))

@@ -79,13 +79,15 @@ def _ours(case: Case, interpret: bool) -> dict[str, Provider]:
     return found
 
 
-def _others(causal: bool) -> dict[str, Callable]:
+def _others(causal: bool, interpret: bool) -> dict[str, Callable]:
     """Attention that others keep, by name."""
     found = {"splash": functools.partial(splash, causal=causal)}
+    if interpret:
+        found["splash, interpreted"] = functools.partial(splash, causal=causal, interpret=True)
     for name in ("xla", "cudnn"):
         found[f"jax.nn, {name}"] = functools.partial(_jax_nn, causal=causal, implementation=name)
     for name in ("mosaic", "xla_chunked"):
-        found[f"tokamax, {name}"] = functools.partial(_tokamax, causal=causal, implementation=name)
+        found[f"tokamax, {name}"] = functools.partial(_tokamax_attention, causal=causal, implementation=name)
     return found
 
 
@@ -101,26 +103,50 @@ def _jax_nn(q, k, v, *, causal, implementation):
     return jax.nn.dot_product_attention(q, k, v, implementation=implementation, **_masking(q, k, causal))
 
 
-def splash(q, k, v, *, causal):
-    """jax's TPU kernel: a multi-query kernel a kv head, scale applied beforehand."""
+def splash(q, k, v, *, causal, interpret=False):
+    """jax's TPU kernel: a multi-query kernel a kv head, scale applied beforehand, tokens filled up to whole blocks
+    (512, fewer where there are few), which a segment of their own hides."""
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    batch, n, heads, width = q.shape
-    m, kv_heads = k.shape[1], k.shape[2]
+    (batch, n, heads, width), (m, kv_heads) = q.shape, k.shape[1:3]
+    unit = lambda size: 512 if size >= 2048 else 256 if size >= 512 else 128
+    rows, keys = (-(-size // unit(size)) * unit(size) for size in (n, m))
     make = (
-        (lambda: library.CausalMask((n, m), offset=m - n)) if causal else (lambda: library.FullMask((n, m)))
+        (lambda: library.CausalMask((rows, keys), offset=m - n))
+        if causal
+        else lambda: library.FullMask((rows, keys))
     )
-    mask = library.MultiHeadMask([make() for _ in range(heads // kv_heads)])
-    kernel = library.make_splash_mqa_single_device(mask)
-    q = (q * width**-0.5).astype(q.dtype).reshape(batch, n, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
-    out = jax.vmap(jax.vmap(kernel))(q, k.swapaxes(1, 2), v.swapaxes(1, 2))
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, n, heads, width)
+    r, c = unit(n), unit(m)
+    sizes = library.BlockSizes(
+        block_q=r, block_kv=c, block_q_dkv=r, block_kv_dkv=c, block_q_dq=r, block_kv_dq=c,
+    )  # fmt: skip
+    kernel = library.make_splash_mqa_single_device(
+        library.MultiHeadMask([make() for _ in range(heads // kv_heads)]),
+        block_sizes=sizes,
+        interpret=interpret,
+    )
+    fill = lambda x, size: jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))
+    q = fill(q * jnp.asarray(width**-0.5, q.dtype), rows).reshape(batch, rows, kv_heads, -1, width)
+    k, v = (fill(x, keys).swapaxes(1, 2) for x in (k, v))
+    # Rows that fill up see the keys that do, and with them something.
+    ids = library.SegmentIds(jnp.int32(jnp.arange(rows) >= n), jnp.int32(jnp.arange(keys) >= m))
+    ids = ids if (rows, keys) != (n, m) else None
+    out = jax.vmap(jax.vmap(lambda q, k, v: kernel(q, k, v, ids)))(q.transpose(0, 2, 3, 1, 4), k, v)
+    return out.transpose(0, 3, 1, 2, 4)[:, :n].reshape(batch, n, heads, width)
 
 
-def _tokamax(q, k, v, *, causal, implementation):
+def _tokamax(name, *args, **given):
     import tokamax
+    from absl import flags
 
-    return tokamax.dot_product_attention(q, k, v, implementation=implementation, **_masking(q, k, causal))
+    if not flags.FLAGS.is_parsed():  # tokamax reads absl's flags, of which this command knows nothing
+        flags.FLAGS.mark_as_parsed()
+    return getattr(tokamax, name)(*args, **given)
+
+
+def _tokamax_attention(q, k, v, *, causal, implementation):
+    masking = _masking(q, k, causal)
+    return _tokamax("dot_product_attention", q, k, v, implementation=implementation, **masking)
 
 
 def _attention(case: Case, interpret: bool) -> dict[str, Provider]:
@@ -131,7 +157,9 @@ def _attention(case: Case, interpret: bool) -> dict[str, Provider]:
         cut = lambda x: x.reshape(s.batch * s.pieces, -1, *x.shape[2:])
         return lambda q, k, v: function(cut(q), cut(k), cut(v)).reshape(q.shape)
 
-    return _ours(case, interpret) | {n: Provider(by_piece(f)) for n, f in _others(s.causal).items()}
+    return _ours(case, interpret) | {
+        n: Provider(by_piece(f)) for n, f in _others(s.causal, interpret).items()
+    }
 
 
 def _shared(case: Case, interpret: bool) -> dict[str, Provider]:
@@ -151,7 +179,7 @@ def _shared(case: Case, interpret: bool) -> dict[str, Provider]:
 
     causal = s.causal and s.queries > 1
     ways = {f"ours, {n}": functools.partial(ar1_kernels.attention, causal=causal, backend=n) for n in OURS}
-    ways |= _others(causal)
+    ways |= _others(causal, interpret)
     return _ours(case, interpret) | {f"repeated: {n}": Provider(each(f), copies) for n, f in ways.items()}
 
 
@@ -175,9 +203,7 @@ def _log_prob(case: Case, interpret: bool) -> dict[str, Provider]:
         return jnp.dot(hidden, weight)
 
     def tokamax(hidden, weight, labels):
-        import tokamax
-
-        return -tokamax.linear_softmax_cross_entropy_loss(hidden, labels, weight, reduction="sum")
+        return -_tokamax("linear_softmax_cross_entropy_loss", hidden, labels, weight, reduction="sum")
 
     bare = "four products" if case.backward else "one product"
     others = {

@@ -34,8 +34,8 @@ def markdown(run: dict) -> str:
         f"This chip reached {reached['flops'] / 1e12:.4g} TFLOP/s in a plain product and "
         f"{reached['bandwidth'] / 1e9:.4g} GB/s in a copy (bytes read and written), measured by the same command.", "",
         "Rates count the least FLOPs and bytes of the operation (`ar1_kernels.counts`), whatever a way really does. "
-        "Error: of the worst row against float32, bound "
-        f"{run['bound']:g}. Of roofline: least time by the maker's peaks over the time taken. x ours: time over that "
+        f"Error: of the worst row against float32, bound {run['bound']:g} ({run['nats']:g} nats for "
+        "log-probabilities). Of roofline: least time by the maker's peaks over the time taken. x ours: time over that "
         "of `ours, auto`.", "",
     ]  # fmt: skip
     for case in dict.fromkeys(row["case"] for row in run["rows"]):
