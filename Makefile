@@ -9,6 +9,8 @@ PYTHON := $(shell $(FIND_PYTHON))
 endif
 
 VENV ?= .venv
+# Test files at a time: XLA compiles on one core
+WORKERS ?= 2
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.ready
 AHEAD = $(VENV)-ahead
@@ -20,13 +22,13 @@ rl: $(READY)
 	$(RUN) -m ar1_jax.main --config=configs/rl.py $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -m 'not slow' --cov=ar1_jax --cov-report=term --durations=15 $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov=ar1_jax --cov-report=term --durations=15 $(ARGS)
 
 slow: $(READY)
 	$(RUN) -m pytest -m slow --durations=10 $(ARGS)
 
 fast: $(READY)
-	$(RUN) -m pytest -m 'fast and not slow' $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'fast and not slow' $(ARGS)
 
 # Compiles the kernels for chips that are not here: an environment with the compilers of TPUs and GPUs (1.3 GB)
 ahead: $(READY) $(AHEAD)/.ready

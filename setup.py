@@ -41,6 +41,7 @@ EXTRAS = {
     "dev": [
         "pytest>=9",
         "pytest-cov>=7",
+        "pytest-xdist>=3.8",
         "hypothesis>=6.150",
         "ruff>=0.15",
         "nbformat>=5.10",
