@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 
 
 class Seconds(NamedTuple):
@@ -48,15 +49,20 @@ def chain(function, sets: list[dict]):
     first = next(iter(sets[0]))
     firsts = [arguments[first] for arguments in sets]
     rest = [{name: x for name, x in arguments.items() if name != first} for arguments in sets]
+    lie = {name: _order(x) for name, x in sets[0].items()}
+    pinned = lambda arrays: {name: with_layout_constraint(x, lie[name]) for name, x in arrays.items()}
 
     def call(changed, others, token):
         """One call: its first array changed, and a number of its results."""
         # 0 · token is not folded away: it would be NaN if the token were.
-        changed = changed.at[(0,) * changed.ndim].add((0.0 * token).astype(changed.dtype))
-        # First barrier: what is done to the other arrays alone belongs to each call, not before the loop. Second: a
-        # call is made whole, not just the number that the next one waits for.
+        corner = changed[(0,) * changed.ndim] + (0.0 * token).astype(changed.dtype)
+        changed = jax.lax.dynamic_update_slice(
+            changed, corner.reshape((1,) * changed.ndim), (0,) * changed.ndim
+        )
+        # First barrier: what is done to the other arrays alone belongs to each call, not before the loop; nor may they
+        # lie there in another order. Second: a call is made whole, not just the number that the next one waits for.
         others, token = jax.lax.optimization_barrier((others, token))
-        out = jax.lax.optimization_barrier(function(**{first: changed}, **others))
+        out = jax.lax.optimization_barrier(function(**pinned({first: changed} | others)))
         return changed, sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out))
 
     @jax.jit
@@ -70,6 +76,12 @@ def chain(function, sets: list[dict]):
         return jax.lax.fori_loop(0, rounds, body, (firsts, jnp.zeros((), jnp.float32)))[1]
 
     return program, (firsts, rest)
+
+
+def _order(x) -> Layout:
+    """The order in which the dimensions of x lie in memory; the plain one of a shape without memory."""
+    found = getattr(getattr(x, "format", None), "layout", None)
+    return Layout(getattr(found, "major_to_minor", None) or tuple(range(x.ndim)))
 
 
 def rotating(make, cache: float) -> list[dict]:
