@@ -83,8 +83,15 @@ def values_and_gradients(run):
 DENSE = values_and_gradients(dense)
 
 
-def check(got, p: Problem, atol=2e-5):
-    """Compares what `values_and_gradients` gives with the dense softmax; MASKED log-probabilities by their size."""
-    exact = p._replace(hidden=p.hidden.astype(jnp.float32), weight=p.weight.astype(jnp.float32))
-    for name, a, b in zip(("log_prob", "entropy", "d hidden", "d weight"), got, DENSE(exact)):
-        np.testing.assert_allclose(np.asarray(a, "float32"), b, atol=atol, rtol=max(1e-5, atol), err_msg=name)
+def check(got, p: Problem, want=None, atol=2e-5):
+    """Compares what `values_and_gradients` gives with the dense softmax in float32, or with `want`."""
+    if want is None:
+        want = DENSE(p._replace(hidden=p.hidden.astype(jnp.float32), weight=p.weight.astype(jnp.float32)))
+    for name, a, b in zip(("log_prob", "entropy", "d hidden", "d weight"), got, want):
+        a, b = (np.asarray(x, "float32") for x in (a, b))
+        np.testing.assert_allclose(a, b, atol=atol, rtol=max(1e-5, atol), err_msg=name)
+
+
+def check_bfloat16(got, p: Problem, chunk=None):
+    """The same in bfloat16, against XLA's engine, which rounds d loss / d logits as the kernels do."""
+    check(got, p, values_and_gradients(by_engine(chunked.XLA, chunk))(p), atol=4e-3)

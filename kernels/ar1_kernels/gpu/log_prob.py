@@ -29,7 +29,8 @@ from ar1_kernels.gpu.warpgroup import down
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """rows, ids: of a tile; depth: of a step of its product; stages: steps on their way at once.
+    """rows, ids: of a tile; depth: of a step of its product; stages: steps on their way at once; launched: most blocks
+    of threads, which share the tiles out among them.
 
     A consumer's share, rows x ids / consumers in float32, stays in the registers of its 128 threads.
     """
@@ -39,9 +40,16 @@ class Blocks:
     depth: int = 64
     stages: int = 4
     consumers: int = 2
+    launched: int = MULTIPROCESSORS
 
     def __post_init__(self):
-        units = {"rows": wg.ROWS, "ids": wg.ROWS * self.consumers, "depth": wg.ROWS, "stages": 1}
+        units = {
+            "rows": wg.ROWS,
+            "ids": wg.ROWS * self.consumers,
+            "depth": wg.ROWS,
+            "stages": 1,
+            "launched": 1,
+        }
         if self.consumers not in wg.REGISTERS:
             raise ValueError(
                 f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, wg.REGISTERS))}"
@@ -134,7 +142,7 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
     integers = wg.pad(jnp.stack([labels, allowed[:, 0], allowed[:, 1]]), 1, rows, "edge")
     floats = wg.pad(jnp.stack(floats), 1, rows, "edge")
     per_row = lambda x: plgpu.SMEM((blocks.consumers, len(x), blocks.rows), x.dtype)
-    launched = min(MULTIPROCESSORS, math.prod(tiles))
+    launched = min(blocks.launched, math.prod(tiles))
     output = wg.launch(
         epilogue.name,
         functools.partial(
@@ -194,6 +202,12 @@ class Ring(NamedTuple):
         plgpu.copy_gmem_to_smem(hidden, self.a.at[at], self.full.at[at])
         plgpu.copy_gmem_to_smem(weight, self.b.at[at], self.full.at[at])
 
+    def drain(self, u):
+        """Producer: waits until the consumers are done with every step before u."""
+        for step in range(self.a.shape[0]):
+            last = u - 1 - step
+            pl.when(last >= 0)(lambda last=last: plgpu.barrier_wait(self.free.at[self.slot(last)]))
+
     def product(self, u, steps, columns, share):
         """Consumer: the sum of a · b[:, columns] over steps u to u + steps, float32 [R, share]."""
 
@@ -214,7 +228,8 @@ class Ring(NamedTuple):
 
 
 def _each_tile(sees_ref, tiles, steps, stride, seen, unseen):
-    """Calls seen(i, j, u) or unseen(i, j) for each tile of this block of threads; u: steps of products before it."""
+    """Calls seen(i, j, u) or unseen(i, j) for each tile of this block of threads; u: steps of products before it.
+    Returns the steps of all."""
     mine, rows = lax.axis_index("block"), jnp.int32(tiles[0])
 
     def tile(n, u):
@@ -226,7 +241,7 @@ def _each_tile(sees_ref, tiles, steps, stride, seen, unseen):
         return u + jnp.where(some, steps, 0)
 
     count = lax.div(jnp.int32(math.prod(tiles) - 1) - mine, jnp.int32(stride)) + 1
-    lax.fori_loop(0, count, tile, jnp.int32(0))
+    return lax.fori_loop(0, count, tile, jnp.int32(0))
 
 
 def _kernel(
@@ -248,7 +263,7 @@ def _kernel(
 
             lax.fori_loop(0, steps, step, None)
 
-        each_tile(fetch, lambda i, j: None)
+        ring.drain(each_tile(fetch, lambda i, j: None))
 
     def consume(me):
         def send(i, j, write):

@@ -1,0 +1,116 @@
+"""The Hopper kernels of linear_log_prob: values, gradients and races in the simulator, lowering, refusals.
+test_ahead_log_prob.py compiles them for chips."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ar1_kernels import chunked
+from ar1_kernels.gpu import log_prob as kernels
+
+from tests.kernels.log_prob_cases import by_engine, check_bfloat16, problem, values_and_gradients
+
+# Few blocks of threads: the simulator compiles every warpgroup of each for itself.
+SMALL = kernels.Blocks(rows=64, ids=128, depth=64, stages=2, launched=1)
+
+
+def engine(interpret, **blocks):
+    size = dataclasses.replace(SMALL, **blocks) if interpret else None
+    bind = lambda f: functools.partial(f, blocks=size, interpret=interpret)
+    return chunked.Engine(bind(kernels.stats), bind(kernels.cotangent))
+
+
+def simulated(detect_races=False):
+    if hasattr(kernels.plgpu, "InterpretGPUParams"):
+        return kernels.plgpu.InterpretGPUParams(detect_races=detect_races)
+    from jax._src.pallas.mosaic_gpu.interpret import params
+
+    return params.InterpretGPUParams(detect_races=detect_races)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rows, width, vocabulary, chunk, blocks",
+    [
+        (70, 96, 397, None, {}),  # nothing fills its last tile: rows, width, vocabulary
+        (
+            70,
+            200,
+            300,
+            256,
+            {"launched": 2, "consumers": 1, "stages": 3},
+        ),  # the second chunk moved back to 44
+    ],
+)
+def test_values_and_gradients_are_those_of_the_whole_softmax(rows, width, vocabulary, chunk, blocks):
+    p = problem(rows, width, vocabulary, "bfloat16")
+    check_bfloat16(values_and_gradients(by_engine(engine(True, **blocks), chunk))(p), p, chunk)
+
+
+def test_a_walk_over_tiles_seen_and_unseen_without_races():
+    """One block of threads walks over six tiles of a chunk in the middle of a vocabulary, of which rows see the third
+    and the fifth; rows, width and ids end inside a tile. Row 1's interval is the complement of one, row 2's label lies
+    outside."""
+    p = problem(3, 96, 700, "bfloat16")
+    allowed = np.array([[1130, 1200], [1590, 1310], [1520, 1600]], np.int32)
+    rest = jnp.array([1130, 1309, 10]), jnp.asarray(1 / p.temperature), jnp.asarray(allowed)
+    ids = 1000, 1260, 1635  # first, start, stop: live are [1260, 1310) and [1590, 1635) of row 1
+    ours = engine(simulated(detect_races=True))
+    got = ours.stats(p.hidden, p.weight, *rest, *ids)
+    want = chunked.XLA.stats(p.hidden, p.weight, *rest, *ids)
+    for n, rows in enumerate(
+        ([1, 2], [0, 1, 2], [1, 2])
+    ):  # row 0 counts no id here: its mean is anything finite
+        np.testing.assert_allclose(got[n][jnp.array(rows)], want[n][jnp.array(rows)], rtol=1e-5, atol=1e-5)
+    assert np.all(np.isfinite(got)) and got.lse[0] == got.label[0] == chunked.MASKED
+    lse = got.lse.at[0].set(3.0)  # row 0 counts ids of another chunk
+    whole = lse, got.mean.at[0].set(1.0), jnp.asarray(p.g), jnp.asarray(p.e), *ids
+    dz = ours.cotangent(p.hidden, p.weight, *rest, *whole)
+    want = chunked.XLA.cotangent(p.hidden, p.weight, *rest, *whole)
+    np.testing.assert_allclose(dz.astype("float32"), want.astype("float32"), atol=1e-5, rtol=1e-2)
+    assert not np.any(dz[0]) and not np.any(dz[:, :260]) and np.all(dz[1, 260:310])
+    assert not races_found()
+
+
+def races_found() -> bool:
+    """jax before 0.12 keeps what its detector found to itself; later ones raise."""
+    try:
+        from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as simulator
+    except ImportError:
+        return False
+    return simulator.get_races().races_found
+
+
+def test_the_release_lowers_to_two_kernels_for_hopper():
+    shape = lambda *s, d=jnp.float32: jax.ShapeDtypeStruct(s, d)
+    p = problem(3, 1, 7)._replace(
+        hidden=shape(3200, 4096, d=jnp.bfloat16), weight=shape(4096, 155_697, d=jnp.bfloat16),
+        labels=shape(3200, d=jnp.int32), temperature=shape(3200), allowed=shape(3200, 2, d=jnp.int32),
+        g=shape(3200), e=shape(3200),
+    )  # fmt: skip
+    program = values_and_gradients(by_engine(engine(False)))
+    text = program.trace(p).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@mosaic_gpu_v2(") == 2
+
+
+def test_refusals_say_why():
+    for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA GH200 480GB", ""):
+        assert kernels.refusal(jnp.bfloat16, 4096, kind) is None
+    assert "float32" in kernels.refusal(jnp.float32, 4096, "NVIDIA H200")
+    assert "B200" in kernels.refusal(jnp.bfloat16, 4096, "NVIDIA B200")
+    p = problem(3, 8, 16)
+    with pytest.raises(ValueError, match="float32"):
+        by_engine(engine(True))(p, p.hidden, p.weight)
+    with pytest.raises(ValueError, match="weight float32"):
+        by_engine(engine(True))(p, p.hidden.astype(jnp.bfloat16), p.weight)
+
+
+@pytest.mark.parametrize(
+    "name, size", [("rows", 96), ("ids", 64), ("depth", 32), ("stages", 0), ("consumers", 5)]
+)
+def test_impossible_blocks_are_refused(name, size):
+    with pytest.raises(ValueError, match=f"{name}={size}"):
+        kernels.Blocks(**{name: size})
