@@ -1,10 +1,8 @@
-"""Attention of rows on keys, forward and backward, for Hopper.
+"""Attention of rows on keys for Hopper.
 
 B scenes, J kv heads, X rows of a kv head (all queries of all its query heads), S keys, E head width. A block of
 threads holds `consumers` tiles of 64 rows and walks over the keys that they see (packed.Seen), which one more
-warpgroup fetches ahead; blocks of keys that no row sees are neither fetched nor computed. The backward pass is two
-kernels, rows against the keys they see (dq) and keys against the rows that see them (dk, dv): each sum stays in
-registers and no result is added up in device memory.
+warpgroup fetches ahead; blocks of keys that no row sees are neither fetched nor computed. Backward: backward.py.
 """
 
 import functools
@@ -15,93 +13,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from ar1_kernels.attention import MASKED
 from ar1_kernels.gpu import blocks as table
 from ar1_kernels.gpu import warpgroup as wg
-from ar1_kernels.gpu.warpgroup import LOG2E, ROWS, Softmax, Stream
+from ar1_kernels.gpu.backward import backward
+from ar1_kernels.gpu.operands import check, mask, padded, prepare, refusal, seen_blocks, walk
+from ar1_kernels.gpu.warpgroup import ROWS, Softmax, Stream
 from ar1_kernels.packed import Seen
 
-HOPPER = ("H100", "H200", "GH200", "H800", "H20")
-
-
-def refusal(dtype, width: int, kind: str) -> str | None:
-    """Why these kernels cannot run for operands of `dtype` and head width on a device of `kind` ("": unknown)."""
-    if jnp.dtype(dtype) != jnp.bfloat16:
-        return f"they take bfloat16, not {jnp.dtype(dtype).name}: Hopper's matrix unit rounds float32 to 10 bits of fraction"
-    if width > 128:
-        return f"head width {width} is more than 128: a tile's accumulator would not fit the registers"
-    if kind and not any(name in kind.split() for name in HOPPER):
-        return f"they use Hopper's matrix instructions (compute capability 9), which {kind} does not have"
-    return None
-
-
-def check(q, scale):
-    """ValueError for operands that `refusal` names, and for a scale that would turn the largest score into the smallest."""
-    reason = refusal(q.dtype, q.shape[-1], "")
-    if reason:
-        raise ValueError(f"pallas_gpu: {reason}")
-    if scale <= 0:
-        raise ValueError(f"pallas_gpu: scale={scale} is not positive")
-
-
-def seen_blocks(seen: Seen, keys: int, rows_block: int, keys_block: int):
-    """Which blocks of keys a block of rows sees, and sees wholly (without a mask): bool [B, row blocks, key blocks] each.
-
-    seen: with rows and key ids that fill their blocks.
-    """
-    n = -(-keys // keys_block)
-    limit = seen.limit.reshape(len(seen.limit), -1, rows_block)
-    first = jnp.arange(n) * keys_block
-    sees = first < limit.max(-1)[..., None]
-    whole = first + keys_block <= limit.min(-1)[..., None]
-    if seen.row_ids is not None:
-        rows = seen.row_ids.reshape(limit.shape)
-        ids = seen.key_ids.reshape(len(limit), 1, n, keys_block)
-        low, high = rows.min(-1)[..., None], rows.max(-1)[..., None]
-        sees &= (low <= ids.max(-1)) & (ids.min(-1) <= high)
-        whole &= (low == high) & (ids.min(-1) == low) & (ids.max(-1) == high)
-    return sees, whole
-
-
-def walk(sees, whole, masked_first: bool):
-    """Start, change and end of a walk over the last axis of bool [..., n] -> int32 [..., 3].
-
-    The walk covers every block seen; on one side of `change` no block needs a mask: before it, or, masked_first, behind.
-    """
-    n = sees.shape[-1]
-    at = jnp.arange(n)
-    start = jnp.min(jnp.where(sees, at, n), axis=-1)
-    stop = jnp.max(jnp.where(sees, at + 1, 0), axis=-1)
-    start = jnp.minimum(start, stop)
-    inside = (at >= start[..., None]) & (at < stop[..., None])
-    if masked_first:
-        change = jnp.max(jnp.where(inside & ~whole, at + 1, start[..., None]), axis=-1)
-    else:
-        change = jnp.min(jnp.where(inside & ~whole, at, stop[..., None]), axis=-1)
-    return jnp.stack([start, change, stop], axis=-1).astype(jnp.int32)
-
-
-def prepare(x, interpret, block, rows=None):
-    """[..., n, E] as TMA takes it: E in whole wgmma steps of 16, n in tiles of 8, or `rows` of them where given.
-
-    The interpreter does not fill with zeros behind an array's end as TMA does: whole blocks for it.
-    """
-    rows = rows or wg.round_up(x.shape[-2], block if interpret else 8)
-    return wg.pad(wg.pad(x, -1, wg.round_up(x.shape[-1], 16)), -2, rows)
-
-
-def _padded(seen: Seen, rows, keys):
-    """`seen` grown to whole blocks by copies of the last row and key: the blocks see what they saw."""
-    grow = lambda x, size: None if x is None else wg.pad(x.astype(jnp.int32), 1, size, "edge")
-    return Seen(grow(seen.limit, rows), grow(seen.row_ids, rows), grow(seen.key_ids, keys))
-
-
-def _mask(limit, ids, first_key, shape):
-    """Score tile [rows, keys]: is the key below the row's limit [rows] and, with ids ([rows], [keys]), of its segment?"""
-    live = lax.broadcasted_iota(jnp.int32, shape, 1) + first_key < wg.down(limit, shape)
-    if ids is not None:
-        live &= wg.down(ids[0], shape) == wg.across(ids[1], shape)
-    return live
+__all__ = ["backward", "forward", "refusal"]
 
 
 def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=False):
@@ -113,7 +32,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
     batch, heads, rows, width = q.shape
     keys, size = k.shape[2], blocks or table.choose("forward", rows)
     whole_rows = wg.round_up(rows, size.rows)
-    seen = _padded(seen, whole_rows, wg.round_up(keys, size.keys))
+    seen = padded(seen, whole_rows, wg.round_up(keys, size.keys))
     segments = seen.row_ids is not None
     bounds = walk(*seen_blocks(seen, keys, size.rows, size.keys), masked_first=False)
     q = prepare(q, interpret, size.rows, rows=whole_rows)
@@ -140,9 +59,9 @@ def _forward_kernel(
     q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, scale, size,
     segments, interpret,
 ):  # fmt: skip
-    """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X], row ids [B,X]
-    and key ids [B,S] with segments, out_ref [B,J,X,E], lse_ref [B,J,X]. Shared, by consumer: q, out [C,64,E], lse,
-    limit [C,64], ids ([C,64], [stages, keys])."""
+    """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X],
+    with segments row ids [B,X] and key ids [B,S]; out_ref [B,J,X,E], lse_ref [B,J,X]. Shared memory of C consumers: q, out
+    [C,64,E], lse, limit [C,64], ids ([C,64], [stages, keys])."""
     *id_refs, out_ref, lse_ref = rest
     stream = Stream(*stream)
     batch, head = lax.axis_index("batch"), lax.axis_index("heads")
@@ -160,7 +79,7 @@ def _forward_kernel(
 
         def step(i, state, masked):
             key_ids = lambda: (row_ids, ids[1][stream.slot(i - start)]) if segments else None
-            live = lambda shape: _mask(last, key_ids(), i * size.keys, shape)
+            live = lambda shape: mask(last, key_ids(), i * size.keys, shape)
             take = functools.partial(Softmax(*state).take, scale=scale, interpret=interpret)
             return tuple(take(q.at[me], stream, i - start, live=live if masked else None))
 

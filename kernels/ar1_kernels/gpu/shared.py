@@ -23,7 +23,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ar1_kernels.gpu import blocks as table
 from ar1_kernels.gpu import warpgroup as wg
-from ar1_kernels.gpu.flash import check, prepare, refusal
+from ar1_kernels.gpu.operands import check, prepare, refusal
 from ar1_kernels.gpu.warpgroup import ROWS, Softmax, Stream
 
 __all__ = ["forward", "refusal"]
@@ -230,7 +230,9 @@ def _kernel(
         def turn(n, u):
             it, slot = item(n), lax.rem(n, jnp.int32(ahead))
             plgpu.barrier_wait(q_full.at[slot])
-            state, u = _attend(it, q.at[slot * size.consumers + me], stream, u, me * ROWS, shape, scale, interpret)
+            state, u = _attend(
+                it, q.at[slot * size.consumers + me], stream, u, me * ROWS, shape, scale, interpret
+            )
             plgpu.barrier_arrive(q_free.at[slot])
             values, total = state.finish(scale)
             out.at[me][...] = values.astype(out.dtype)
@@ -251,7 +253,9 @@ def _kernel(
 
             for me in range(size.consumers):
                 rows = pl.ds(it.row * UNIT + me * ROWS, ROWS)
-                plgpu.copy_gmem_to_smem(q_ref.at[it.head, rows], q.at[slot * size.consumers + me], q_full.at[slot])
+                plgpu.copy_gmem_to_smem(
+                    q_ref.at[it.head, rows], q.at[slot * size.consumers + me], q_full.at[slot]
+                )
             for name, lead, first, last in (
                 ("prefix", it.head, it.first, it.last),
                 ("suffix", it.sequence, 0, it.suffix),
