@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ar1_kernels import chunked
+from ar1_kernels import chunked, linear_log_prob
+from ar1_kernels.backend import tracing_for
 from ar1_kernels.tpu import log_prob as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,3 +151,17 @@ def test_refusals_say_why():
     assert "float16" in kernels.refusal(jnp.float16, 4096, "")
     assert "VMEM" in kernels.refusal(jnp.bfloat16, 4096, "TPU v4")
     assert "65536" in kernels.refusal(jnp.bfloat16, 65536, "")
+
+
+def test_the_operation_runs_by_its_kernels_where_they_are_chosen():
+    p = problem(5, 16, 300)
+    rest = {"temperature": p.temperature, "allowed": p.allowed, "entropy": True}
+    with tracing_for("tpu", "TPU v5 lite", interpret=True):
+        run = lambda backend: linear_log_prob(
+            p.hidden, p.weight, p.labels, backend=backend, blocks=SMALL, **rest
+        )
+        assert "pallas_call" in str(jax.make_jaxpr(lambda: run("auto"))())
+        for a, b in zip(run("pallas_tpu"), run("xla")):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="weight bfloat16"):
+            linear_log_prob(p.hidden, p.weight.astype("bfloat16"), p.labels, backend="pallas_tpu")
