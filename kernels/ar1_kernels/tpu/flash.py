@@ -312,11 +312,14 @@ def _row_specs(cut: Walk, has_ids: bool):
     return [ints, ints, pl.BlockSpec((None, 1, cut.keys), key_ids)]
 
 
+# Rows are resident from the first key block to the last: only scenes, kv heads and parts may go in any order.
+ORDER = ("parallel", "parallel", "parallel", "arbitrary")
+
+
 def params(need: int):
-    """Rows are resident from the first key block to the last: only scenes, kv heads and parts may go in any order."""
+    """need: bytes of VMEM by the kernel's own arithmetic; some more is asked for."""
     limit = min(_blocks.chip().vmem * 15 // 16, need * 5 // 4 + 8 * MIB)
-    order = ("parallel", "parallel", "parallel", "arbitrary")
-    return pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=limit)
+    return pltpu.CompilerParams(dimension_semantics=ORDER, vmem_limit_bytes=limit)
 
 
 def _cost(products: int, q, k, cut: Walk):

@@ -81,7 +81,8 @@ def _plan(q, prefix_k, suffix_k, own_k, causal, sizes: Blocks) -> tuple[Plan, in
     prefix_blocks = -(-prefix_k.shape[2] // sizes.keys)
     keys = flash.up(-(-prefix_k.shape[2] // prefix_blocks), LANES)
     widths = [keys, *(sequences * x.size for x in (suffix, own) if x)]
-    fixed = 4 * LANES * wide * sum(widths) + 24 * rows * max(widths)
+    # Every stream twice; six tiles; of the widest, the values without what is dead, and the vectors of its mask.
+    fixed = 4 * LANES * wide * sum(widths) + (24 * rows + LANES * wide + 256) * max(widths)
     row_bytes = flash.forward_row_bytes(wide, wide)
     height = chunks * rows
     resident = sizes.resident or (_blocks.chip().vmem * 7 // 8 - fixed) // row_bytes
