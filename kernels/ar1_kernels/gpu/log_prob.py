@@ -23,7 +23,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from ar1_kernels.chunked import MASKED, Stats, live, merge, reach
 from ar1_kernels.gpu import warpgroup as wg
 from ar1_kernels.gpu.blocks import MULTIPROCESSORS
-from ar1_kernels.gpu.flash import HOPPER
+from ar1_kernels.gpu.operands import HOPPER
 from ar1_kernels.gpu.warpgroup import down
 
 
@@ -74,7 +74,7 @@ def refusal(dtype, width: int, kind: str) -> str | None:
     if jnp.dtype(dtype) != jnp.bfloat16:
         name = jnp.dtype(dtype).name
         return f"they take bfloat16, not {name}: Hopper's matrix unit rounds float32 to 10 bits of fraction"
-    if kind and not any(name in kind for name in HOPPER):
+    if kind and not any(name in kind.split() for name in HOPPER):
         return f"they use wgmma, which Hopper has and a {kind} has not"
     return None
 
