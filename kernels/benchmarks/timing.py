@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ar1_kernels import backend
 from jax.experimental.layout import Layout, with_layout_constraint
 
 
@@ -49,39 +50,46 @@ def chain(function, sets: list[dict]):
     first = next(iter(sets[0]))
     firsts = [arguments[first] for arguments in sets]
     rest = [{name: x for name, x in arguments.items() if name != first} for arguments in sets]
-    lie = {name: _order(x) for name, x in sets[0].items()}
-    pinned = lambda arrays: {name: with_layout_constraint(x, lie[name]) for name, x in arrays.items()}
 
     def call(changed, others, token):
-        """One call: its first array changed, and a number of its results."""
+        """One call: its first array changed, its results, and a number of them."""
         # 0 · token is not folded away: it would be NaN if the token were.
         corner = changed[(0,) * changed.ndim] + (0.0 * token).astype(changed.dtype)
         changed = jax.lax.dynamic_update_slice(
             changed, corner.reshape((1,) * changed.ndim), (0,) * changed.ndim
         )
-        # First barrier: what is done to the other arrays alone belongs to each call, not before the loop; nor may they
-        # lie there in another order. Second: a call is made whole, not just the number that the next one waits for.
+        # What is done to the other arrays alone belongs to each call, not before the loop.
         others, token = jax.lax.optimization_barrier((others, token))
-        out = jax.lax.optimization_barrier(function(**pinned({first: changed} | others)))
-        return changed, sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out))
+        out = function(**_as_they_lie({first: changed} | others))
+        return changed, out, sum(x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(out))
 
     @jax.jit
     def program(rounds, firsts, rest):
         def body(_, carry):
-            firsts, token = list(carry[0]), carry[1]
+            firsts, _, token = list(carry[0]), carry[1], carry[2]
+            outs = []
             for i, others in enumerate(rest):
-                firsts[i], token = call(firsts[i], others, token)
-            return firsts, token
+                firsts[i], out, token = call(firsts[i], others, token)
+                outs.append(out)
+            return firsts, outs, token
 
-        return jax.lax.fori_loop(0, rounds, body, (firsts, jnp.zeros((), jnp.float32)))[1]
+        one = lambda x, others: function(**({first: x} | others))
+        empty = [
+            jax.tree.map(jnp.zeros_like, jax.eval_shape(one, *pair))
+            for pair in zip(firsts, rest, strict=True)
+        ]
+        # Whole results leave the program: XLA may not compute only what the next call waits for.
+        return jax.lax.fori_loop(0, rounds, body, (firsts, empty, jnp.zeros((), jnp.float32)))[1:]
 
     return program, (firsts, rest)
 
 
-def _order(x) -> Layout:
-    """The order in which the dimensions of x lie in memory; the plain one of a shape without memory."""
-    found = getattr(getattr(x, "format", None), "layout", None)
-    return Layout(getattr(found, "major_to_minor", None) or tuple(range(x.ndim)))
+def _as_they_lie(arrays: dict) -> dict:
+    """Arrays whose dimensions XLA may not put in another order before the loop; on GPUs, where it does and where the
+    plain order is that of every array."""
+    if backend.target().platform != "gpu":
+        return arrays
+    return {name: with_layout_constraint(x, Layout(tuple(range(x.ndim)))) for name, x in arrays.items()}
 
 
 def rotating(make, cache: float) -> list[dict]:

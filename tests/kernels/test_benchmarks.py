@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ar1_kernels import backend, counts
 from benchmarks import __main__ as command
 from benchmarks import check, providers, readme, report, sweep, timing
 from benchmarks.cases import LogProb, cases
@@ -120,22 +121,64 @@ def test_log_probabilities_are_compared_as_they_are():
         assert worst("log-probability", got, want)[1:] == (pytest.approx(0.02, rel=1e-2), 1e-3)
 
 
-def inside_loops(text):
-    """Matrix products of a compiled program: (inside computations that a loop calls, in its entry)."""
-    entry = text[text.index("\nENTRY") :]
-    return text.count(" dot(") - entry.count(" dot("), entry.count(" dot(")
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("vision", "jax.nn, xla"), ("expert", "repeated: jax.nn, xla"), ("learner", "repeated: jax.nn, xla"),
+     ("log-probability, forward and backward", "whole logits")],
+)  # fmt: skip
+def test_the_reference_is_what_an_independent_way_computes(name, other):
+    """Segments are pieces, a repeated prefix is a shared one: so a wrong reference cannot agree with itself."""
+    case = TINY[name]
+    arrays = case.arguments(jax.random.key(1), jnp.float32)
+    way = providers.providers(case)[other]
+    got = jax.jit(check.outputs(case, way.function))(**way.prepare(arrays))
+    found = check.errors(case, got, check.reference(case, arrays), "float32")
+    assert all(error < 1e-5 for _, error, _ in found), found
+    assert {line[0] for line in found} >= ({"out", "d_hidden", "d_weight"} if case.backward else {"out"})
+
+
+def compiled(function):
+    """The optimised program of three calls on one matrix."""
+    x = jnp.ones((96, 96))
+    program, arrays = timing.chain(function, [{"x": x, "y": x}] * 3)
+    return program.lower(2, *arrays).compile().as_text(), program, arrays
 
 
 def test_calls_are_made_whole_each_time():
-    """Neither what depends on the other arrays only (y @ y) leaves the loop, nor is only the number computed that the
-    next call waits for, nor are equal calls merged."""
-    x = jnp.ones((96, 96))
-    sets = [{"x": x, "y": x}] * 3
-    program, arrays = timing.chain(lambda x, y: jnp.dot(x, jnp.dot(y, y)), sets)
-    text = program.lower(2, *arrays).compile().as_text()
-    assert inside_loops(text) == (6, 0)
-    assert text.count("f32[96,96]{1,0} dot(") == 6
-    assert float(program(2, *arrays)) == 96.0**2
+    """Neither what depends on the other arrays only (y · y) leaves the loop, nor are equal calls merged, nor is only
+    the number computed that the next call waits for."""
+    text, program, arrays = compiled(lambda x, y: jnp.dot(x, jnp.dot(y, y)))
+    entry = text[text.index("\nENTRY") :]
+    ahead = re.findall(
+        r" dot\(|fusion\(.*calls=%(?!wrapped_broadcast)", entry
+    )  # zeros are made before the loop
+    assert text.count("f32[96,96]{1,0} dot(") == 6 and not ahead
+    out, token = program(2, *arrays)
+    assert float(token) == 96.0**2 and all(np.array_equal(x, np.full((96, 96), 96.0**2)) for x in out)
+    text, *_ = compiled(lambda x, y: jnp.exp(x * y))
+    # roots of the loop's fusions: whole matrices of exponentials
+    assert len(re.findall(r"ROOT %\S+ = f32\[96,96\]\{1,0\} exponential\(", text)) == 3
+
+
+def test_on_a_gpu_arrays_keep_their_order_in_the_loop():
+    """Compiled for an H200, XLA made the transposes of keys and values before the loop otherwise."""
+    x = jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    with backend.tracing_for("gpu"):
+        program, arrays = timing.chain(lambda x, y: x + y, [{"x": x, "y": x}] * 2)
+        text = program.trace(1, *arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("LayoutConstraint") == 4
+
+
+def test_what_is_faster_than_the_chip_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "KINDS", {"cpu": "H200"})
+    monkeypatch.setitem(counts.CHIPS, "H200", counts.Chip(1.0, 1.0, 1.0))
+    code, out, page = run(tmp_path, "--case", "log-probability", "--way", "one product")
+    assert (
+        code == 1
+        and all("not all of it ran" in row["reason"] for row in out["rows"])
+        and len(out["rows"]) == 1
+    )
+    assert "failed: faster than the chip can be" in page
 
 
 def test_buffers_rotate_until_they_exceed_the_cache():
