@@ -37,7 +37,7 @@ def reference(q, k, v, seen, lse, delta, do, scale):
     ds = joined * (np.einsum("bjxe,bjse->bjxs", do, v) - delta[..., None]) * scale
     values = {"out": pull(p, v), "lse": own_lse, "dq": pull(ds, k), "dk": push(ds, q), "dv": push(joined, do)}
     sizes = {
-        "out": pull(p, abs(v)), "lse": np.zeros_like(lse), "dq": pull(abs(ds), abs(k)),
+        "out": pull(p, abs(v)), "lse": abs(own_lse), "dq": pull(abs(ds), abs(k)),
         "dk": push(abs(ds), abs(q)), "dv": push(joined, abs(do)),
     }  # fmt: skip
     return values, sizes
@@ -79,8 +79,8 @@ def run(q, k, v, seen, lse, delta, do, sizes=SMALL, interpret=True):
 def check(args, sizes=SMALL, interpret=True):
     got = run(*args, sizes=sizes, interpret=interpret)
     want, magnitude = reference(*args, args[0].shape[-1] ** -0.5)
-    rounding = ROUND if args[0].dtype == jnp.bfloat16 else 0.0
     for name, x in got.items():
+        rounding = ROUND if args[0].dtype == jnp.bfloat16 and name != "lse" else 0.0
         x, exact = np.asarray(x, np.float64), want[name]
         # A factor of the last product is rounded, and the result; 2e-6: sums in float32.
         bound = rounding * (magnitude[name] + abs(exact)) + 2e-6 * (1 + magnitude[name])
@@ -108,8 +108,9 @@ def test_values_and_gradients(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("width", [16, 64, 72, 128])
+@pytest.mark.parametrize(
+    "width, dtype", [(16, "float32"), (64, "bfloat16"), (72, "bfloat16"), (128, "float32")]
+)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 128), (17, 129), (64, 300), (100, 513)])
 def test_values_and_gradients_over_shapes(shape, width, dtype):
     rows, keys = shape
