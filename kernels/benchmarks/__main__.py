@@ -3,7 +3,9 @@
 import argparse
 import datetime
 import json
+import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -65,7 +67,7 @@ def floor(cost: counts.Cost) -> float:
 def ways(case: Case, options) -> dict[str, Provider]:
     """The providers that the options ask for."""
     found = sweep.providers(case, options.tiny) if options.sweep else providers(case, options.tiny)
-    return {name: p for name, p in found.items() if options.way in name}
+    return {name: p for name, p in found.items() if re.search(options.way, name)}
 
 
 def run(options) -> dict:
@@ -108,7 +110,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks", description="Times the operations on this chip."
     )
     parser.add_argument("--case", default="", help="only cases whose name holds this")
-    parser.add_argument("--way", default="", help="only ways whose name holds this")
+    parser.add_argument("--way", default="", help="only ways whose name this regular expression finds")
     parser.add_argument("--dtype", default="bfloat16", choices=list(check.BOUNDS))
     parser.add_argument("--repeats", type=int, default=10, help="timed repeats; the table has their median")
     parser.add_argument("--seconds", type=float, default=0.1, help="least length of a repeat")
@@ -141,4 +143,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # The simulator of Hopper's kernels waits inside XLA's threads, of which there are as many as cores otherwise.
+    os.environ.setdefault("NPROC", "16")
     sys.exit(main(sys.argv[1:]))

@@ -74,9 +74,24 @@ def _ours(case: Case, interpret: bool) -> dict[str, Provider]:
     names = [n for n in OURS if n != "cudnn" or case.operation == "attention"]
     found = {f"ours, {name}": Provider(ours(name, case)) for name in ("auto", *names)}
     if interpret:
-        for name in ("pallas_tpu", "pallas_gpu"):
-            found[f"ours, {name}, interpreted"] = Provider(ours(name, case), interpret=backend.PLATFORM[name])
+        found["ours, pallas_tpu, interpreted"] = Provider(ours("pallas_tpu", case), interpret="tpu")
+        found["ours, pallas_gpu, interpreted"] = Provider(_few_threads(case), interpret="gpu")
     return found
+
+
+def _few_threads(case: Case) -> Callable:
+    """Our Hopper kernels in small blocks and few of them: the simulator runs and compiles each thread by itself."""
+
+    def run(**arrays):
+        from ar1_kernels.gpu import blocks, log_prob
+
+        if case.operation == "linear_log_prob":
+            sizes = log_prob.Blocks(rows=64, ids=128, stages=2, launched=1)
+        else:
+            sizes = blocks.Blocks(consumers=1, keys=64, stages=2, splits=1)
+        return ours("pallas_gpu", case, blocks=sizes)(**arrays)
+
+    return run
 
 
 def _others(causal: bool, interpret: bool) -> dict[str, Callable]:
