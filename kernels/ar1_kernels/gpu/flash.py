@@ -59,9 +59,9 @@ def _forward_kernel(
     q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, scale, size,
     segments, interpret,
 ):  # fmt: skip
-    """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X],
-    with segments row ids [B,X] and key ids [B,S]; out_ref [B,J,X,E], lse_ref [B,J,X]. Shared memory of C consumers: q, out
-    [C,64,E], lse, limit [C,64], ids ([C,64], [stages, keys])."""
+    """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X], and with
+    segments row ids [B,X] and key ids [B,S]; out_ref [B,J,X,E], lse_ref [B,J,X]. Shared memory of C consumers:
+    q, out [C,64,E], lse, limit [C,64], ids ([C,64], [stages, keys])."""
     *id_refs, out_ref, lse_ref = rest
     stream = Stream(*stream)
     batch, head = lax.axis_index("batch"), lax.axis_index("heads")
