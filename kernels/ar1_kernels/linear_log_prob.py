@@ -1,7 +1,7 @@
-"""Log-probability of labels under softmax(hidden · weight / temperature): by kernels, or in XLA in blocks of rows.
+"""Log-probability of labels under softmax(hidden · weight / temperature), by kernels or in XLA.
 
-N rows, D width, V vocabulary. The [N, V] logits never exist as a whole: a block of rows is scored, reduced and, in
-the backward pass, scored again.
+N rows, D width, V vocabulary. Where the [N, V] logits are many they never exist as a whole: a chunk of the vocabulary
+is scored, reduced and, in the backward pass, scored again (chunked.py).
 """
 
 import jax
@@ -12,7 +12,7 @@ from ar1_kernels import chunked, engines, sharded
 from ar1_kernels.attention import MASKED
 from ar1_kernels.chunked import inside
 
-LOGITS = 2**25  # logits held at once, in elements (128 MB in float32)
+LOGITS = 2**25  # logits held at once in XLA, in elements (128 MB in float32)
 
 
 def linear_log_prob(
@@ -31,33 +31,26 @@ def linear_log_prob(
     temperature = jax.lax.stop_gradient(jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,)))
     whole = jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2))
     allowed = whole if allowed is None else jnp.asarray(allowed)
-    if chosen != "xla":
-        engine = engines.log_prob(chosen, _backend.target().interpret, blocks)
+    if chosen == "xla" and rows * vocabulary <= LOGITS:
+        return _at_once(hidden, weight, labels, temperature, allowed, entropy)
+    engine = chunked.XLA if chosen == "xla" else engines.log_prob(chosen, _backend.target().interpret, blocks)
 
-        def run(hidden, weight, labels, temperature, allowed):
-            rest = {"temperature": temperature, "allowed": allowed, "entropy": entropy}
-            return chunked.log_prob(engine, hidden, weight, labels, **rest)
+    def run(hidden, weight, labels, temperature, allowed):
+        rest = {"temperature": temperature, "allowed": allowed, "entropy": entropy}
+        return chunked.log_prob(engine, hidden, weight, labels, **rest)
 
-        return sharded.linear_log_prob(run, hidden, weight, jnp.asarray(labels), temperature, allowed)
+    if chosen == "xla":  # which XLA partitions by itself
+        return run(hidden, weight, labels, temperature, allowed)
+    return sharded.linear_log_prob(run, hidden, weight, jnp.asarray(labels), temperature, allowed)
 
-    def block(args):
-        hidden, labels, temperature, allowed = args
-        logits = jnp.dot(hidden, weight, preferred_element_type=jnp.float32) / temperature[:, None]
-        logits = jnp.where(inside(jnp.arange(vocabulary), allowed), logits, MASKED)
-        total = jax.nn.logsumexp(logits, axis=-1)
-        log_prob = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - total
-        if not entropy:
-            return (log_prob,)
-        p = jnp.exp(logits - total[:, None])
-        return log_prob, total - jnp.sum(p * jnp.where(p > 0, logits, 0.0), axis=-1)
 
-    args = (hidden, labels, temperature, allowed)
-    size = max(1, LOGITS // vocabulary)
-    if rows <= size:
-        out = block(args)
-    else:
-        blocks = -(-rows // size)
-        pad = lambda x: jnp.pad(x, [(0, blocks * size - rows)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-        split = jax.tree.map(lambda x: pad(x).reshape(blocks, size, *x.shape[1:]), args)
-        out = jax.tree.map(lambda x: x.reshape(-1)[:rows], jax.lax.map(jax.checkpoint(block), split))
-    return out if entropy else out[0]
+def _at_once(hidden, weight, labels, temperature, allowed, entropy):
+    """One product, whose logits the backward pass finds kept: the fastest while they are few."""
+    logits = jnp.dot(hidden, weight, preferred_element_type=jnp.float32) / temperature[:, None]
+    logits = jnp.where(inside(jnp.arange(weight.shape[1]), allowed), logits, MASKED)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    log_prob = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - total
+    if not entropy:
+        return log_prob
+    p = jnp.exp(logits - total[:, None])
+    return log_prob, total - jnp.sum(p * jnp.where(p > 0, logits, 0.0), axis=-1)

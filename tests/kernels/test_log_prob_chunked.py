@@ -70,6 +70,17 @@ def test_no_buffer_holds_all_logits_or_a_second_weight():
     assert (rows, vocabulary) in program(dense)  # the probe: a way that does hold them
 
 
+def test_a_weight_that_is_not_trained_costs_no_gradient():
+    p = problem(64, 32, 4096)
+
+    def room(argnums):
+        loss = lambda h, w: by_engine(chunked.XLA, 512)(p, h, w)[0].sum()
+        program = jax.jit(jax.grad(loss, argnums)).lower(p.hidden, p.weight).compile()
+        return program.memory_analysis().temp_size_in_bytes + program.memory_analysis().output_size_in_bytes
+
+    assert room((0, 1)) - room(0) >= p.weight.nbytes
+
+
 @pytest.mark.parametrize("window", [(0, 40), (5, 40), (0, 33), (16, 16)])
 def test_reach_is_what_live_says_of_every_tile(window):
     rng = np.random.default_rng(0)
