@@ -94,11 +94,13 @@ def causal(rows, keys, group=1):
 
 
 CASES = {
-    # GQA rows under causality, ragged rows and keys, the vision tower's head width; a scene without any key: 0, MASKED
-    "causal": lambda: make(0, 2, 2, 45, 300, 72, [causal(45, 300, 3), np.zeros(45)]),
+    # GQA rows under causality, ragged rows and keys, the vision tower's head width; rows without any key (0 and MASKED)
+    # beside rows that see all of a block
+    "causal": lambda: make(0, 2, 2, 45, 300, 72, [causal(45, 300, 3), np.repeat([0, 300], [20, 25])]),
     # rows in two parts, ids that come back, every kind of limit, chunks that see all of a block
     "ids": lambda: make(1, 2, 1, 70, 140, 16, [np.arange(70) * 2, np.full(70, 140)], ids=True),
-    "lengths": lambda: make(2, 3, 1, 33, 257, 128, [[1], [257], [130]], dtype="bfloat16"),
+    # a scene without any key, with one, with all, with two of a second block
+    "lengths": lambda: make(2, 4, 1, 33, 257, 128, [[0], [1], [257], [130]], dtype="bfloat16"),
 }
 
 
