@@ -1,0 +1,91 @@
+"""Compiles the Hopper attention kernels for an H200 that is not here, at the shapes of the 10B model; a script.
+
+A JSON object a line: registers, spilled bytes and wgmma instructions of each kernel, bytes of temporaries, elements of
+the largest buffer.
+
+    python tests/kernels/ahead_gpu.py prefill decode_1
+
+needs jax with jax-cuda13-plugin and jax-cuda13-pjrt, and nothing of the chip.
+"""
+
+import functools
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "kernels")]
+
+
+def cases():
+    """Name -> function and argument shapes."""
+    import jax.numpy as jnp
+    from ar1_kernels.gpu import flash, shared
+
+    from tests.kernels.test_gpu_flash import shapes
+    from tests.kernels.test_gpu_shared import arguments
+
+    forward = functools.partial(flash.forward, scale=0.1, out_dtype=jnp.bfloat16)
+    backward = functools.partial(flash.backward, scale=0.1)
+    share = lambda causal: functools.partial(shared.forward, causal=causal, scale=0.1)
+    # batch, kv heads, rows (queries times group), width, keys, segments
+    flat = {
+        "prefill": (1, 8, 3072 * 4, 128, 3072, False),
+        "vision": (16, 16, 720, 72, 720, False),
+        "packed": (1, 16, 11_520, 72, 11_520, True),
+        "learner_prefix": (1, 8, 12 * 300 * 4, 128, 3000, False),
+    }
+    # batch, kv heads, sequences, rows, width, prefix, suffix, own
+    few = {
+        "decode_1": (1, 8, 16, 4, 128, 3000, 256, 1),
+        "decode_8": (8, 8, 16, 4, 128, 3000, 256, 1),
+        "expert": (1, 8, 16, 256, 128, 3000, 256, 64),
+        "learner_180": (1, 8, 12, 720, 128, 3000, 0, 180),
+        "learner_300": (1, 8, 12, 1200, 128, 3000, 0, 300),
+    }
+    found = {name: (forward, shapes(*shape)[:4]) for name, shape in flat.items()}
+    found |= {f"{name}_backward": (backward, shapes(*shape)) for name, shape in flat.items()}
+    return found | {name: (share(name != "expert"), arguments(*shape)) for name, shape in few.items()}
+
+
+def assembler(folder):
+    """Kernel -> what ptxas said of it and how often it multiplies; the files are read once."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.ptxas")):
+        said = path.read_text()
+        found[re.sub(r"_\d+$", "", path.stem)] = {
+            "registers": int(re.search(r"Used (\d+) registers", said)[1]),
+            "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", said))),
+            "wgmma": path.with_suffix(".ptx").read_text().count("wgmma.mma_async"),
+        }
+    for path in Path(folder).iterdir():
+        path.unlink()
+    return found
+
+
+def main(names, dump):
+    import jax
+
+    from tests.kernels.ahead_log_prob import device
+
+    place = jax.sharding.SingleDeviceSharding(device("h200")[0])
+    for name, (f, args) in cases().items():
+        if names and name not in names:
+            continue
+        args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
+        program = jax.jit(f).trace(*args).lower().compile()
+        sizes = (math.prod(map(int, s.split(","))) for s in re.findall(r"\w\[([\d,]+)\]", program.as_text()))
+        print(json.dumps({
+            "case": name, "kernels": assembler(dump), "largest": max(sizes),
+            "temporaries": program.memory_analysis().temp_size_in_bytes}), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(
+            JAX_PLATFORMS="cpu", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", MOSAIC_GPU_DUMP_PTX="1",
+            MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_TO=folder)  # fmt: skip
+        main(sys.argv[1:], folder)

@@ -1,0 +1,59 @@
+"""The Hopper attention kernels through NVIDIA's own assembler, without a GPU: registers, spills, wgmma, buffers.
+
+AR1_AHEAD_PYTHON names an interpreter with jax and the CUDA plugin; see ahead_gpu.py.
+"""
+
+import functools
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("ahead_gpu.py")
+PYTHON = os.environ.get("AR1_AHEAD_PYTHON")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not PYTHON, reason="AR1_AHEAD_PYTHON names no interpreter with jax and the CUDA plugin"
+    ),
+]
+MIB = 2**20
+BACKWARD = {"flash_backward_rows", "flash_backward_keys"}
+# Most of temporaries in MiB. Whole scores would be 1,152 (prefill) and 4,050 (packed images, all heads). Where the head
+# width is 72 or the rows are not whole blocks, arrays are copied once into such as TMA and wgmma take.
+FLAT = {
+    "prefill": 1, "vision": 130, "packed": 130, "learner_prefix": 60, "prefill_backward": 1, "vision_backward": 190,
+    "packed_backward": 190, "learner_prefix_backward": 95,
+}  # fmt: skip
+SEQUENCES = {"decode_1": 16, "decode_8": 128, "expert": 16, "learner_180": 12, "learner_300": 12}
+PREFIX = 8 * 3000 * 128  # elements of a scene's keys
+
+
+@functools.cache
+def compiled() -> dict:
+    run = subprocess.run([PYTHON, SCRIPT], capture_output=True, text=True, timeout=1800)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return {report["case"]: report for report in map(json.loads, run.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("case", [*FLAT, *SEQUENCES])
+def test_every_kernel_multiplies_with_wgmma_and_spills_nothing(case):
+    kernels = compiled()[case]["kernels"]
+    expected = (
+        {"shared_prefix"} if case in SEQUENCES else BACKWARD if "backward" in case else {"flash_forward"}
+    )
+    assert set(kernels) == expected
+    for said in kernels.values():
+        assert said["spilled"] == 0 and said["registers"] <= 255 and said["wgmma"] > 0, kernels
+
+
+@pytest.mark.parametrize("case", FLAT)
+def test_no_scores_in_device_memory(case):
+    assert compiled()[case]["temporaries"] <= FLAT[case] * MIB
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_no_buffer_holds_the_prefix_once_a_sequence(case):
+    assert compiled()[case]["largest"] < SEQUENCES[case] * PREFIX
