@@ -60,7 +60,7 @@ def log_prob(engine, hidden, weight, labels, *, temperature, allowed, entropy, c
     inverse = 1 / jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (rows,))
     if allowed is None:
         allowed = jnp.broadcast_to(jnp.array([0, vocabulary], jnp.int32), (rows, 2))
-    per_row = Rows(jnp.asarray(labels, jnp.int32), jax.lax.stop_gradient(inverse), allowed.astype(jnp.int32))
+    per_row = Rows(jnp.asarray(labels, jnp.int32), inverse, allowed.astype(jnp.int32))
     chunk = chunk_size(hidden, weight) if chunk is None else min(chunk, vocabulary)
     out = _log_prob(engine, chunk, hidden, weight, per_row)
     return out if entropy else out[0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ar1_kernels import chunked
+from ar1_kernels import chunked, linear_log_prob
 
 from tests.kernels.log_prob_cases import by_engine, check, problem, values_and_gradients
 
@@ -37,9 +37,14 @@ def test_gradients_of_bfloat16_are_summed_in_float32_and_come_in_bfloat16():
     check(got, p, atol=2e-2)
 
 
-def test_the_temperature_gets_no_gradient():
+def at_once(p, hidden, weight):
+    rest = {"temperature": p.temperature, "allowed": p.allowed, "entropy": True, "backend": "xla"}
+    return linear_log_prob(hidden, weight, p.labels, **rest)
+
+
+@pytest.mark.parametrize("run", [by_engine(chunked.XLA, 8), at_once])
+def test_the_temperature_gets_no_gradient(run):
     p = problem(4, 8, 16)
-    run = by_engine(chunked.XLA, 8)
     loss = lambda t: run(p._replace(temperature=t), p.hidden, p.weight)[1].sum()
     np.testing.assert_array_equal(jax.grad(loss)(jnp.asarray(p.temperature)), 0)
 
