@@ -81,9 +81,10 @@ CASES = {
     "decode": ((2, 2, 5, 1, 4, 200, 140, 1, 72), True, Blocks(32, 128, suffix=128, together=384)),
     # a sequence a group, its rows in two chunks; own keys seen by all queries
     "expert": ((1, 2, 3, 11, 2, 140, 40, 1, 16, "bfloat16"), False, Blocks(16, 128, suffix=128, together=128)),
-    # own keys in two causal blocks, of which the first chunks see one; rows in two parts
+    # own keys in two causal blocks, of which the first chunks see one; rows in two parts; a prefix that ends three keys
+    # before its last block does
     "learner": (
-        (1, 1, 2, 150, 1, 130, 0, 1, 128), True,
+        (1, 1, 2, 150, 1, 253, 0, 1, 128), True,
         Blocks(48, 128, suffix=128, together=128, resident=192),
     ),
 }  # fmt: skip
@@ -92,7 +93,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_values(case):
     shape, causal, sizes = CASES[case]
-    check(make(1, *shape), causal, sizes)
+    args = make(6, *shape)
+    if case == "learner":
+        assert args[3] == 253  # the whole prefix
+    check(args, causal, sizes)
 
 
 @pytest.mark.slow
