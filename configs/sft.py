@@ -29,16 +29,8 @@ def get_config(argument=None):
     )  # devices; -1 = whatever is left
 
     config.optimizer = ml_collections.ConfigDict(
-        {
-            "rate": 1.4e-3,
-            "warmup": 100,
-            "floor": 0.05,
-            "b1": 0.9,
-            "b2": 0.95,
-            "weight_decay": 0.05,
-            "clip": 1.0,
-        }
-    )
+        {"rate": 1.4e-3, "warmup": 100, "floor": 0.05, "b1": 0.9, "b2": 0.95, "weight_decay": 0.05, "clip": 1.0}
+    )  # fmt: skip
     # Patterns over parameter paths and factors of the rate, first match wins: "policy/vlm/model/visual/.*=0.1,.*=1".
     config.optimizer.rates = ".*=1"
     # Low-rank adapters in place of all parameters: config.model must be a folder; only they have optimiser state and

@@ -97,6 +97,7 @@ class Attention(nn.Module):
             out = attention(*own, causal=self.causal, lengths=lengths, backend=self.kernels)[:, None]
         else:
             prefix, suffix = past.prefix.by_head(), past.suffix and past.suffix.by_head()
+            q, k, v = (y.astype(prefix.k.dtype) for y in (q, k, v))  # the expert's are float32
             out = shared_prefix_attention(
                 q, prefix.k, prefix.v, *((suffix.k, suffix.v) if suffix else ()), prefix_length=past.prefix_length,
                 suffix_length=past.suffix_length, causal=self.causal, own_k=k, own_v=v,

@@ -1,6 +1,7 @@
 """Linear, RMSNorm and LayerNorm with the checkpoint's parameter names and numerics.
 
-Products accumulate in float32; norms run in float32 and return in the input's dtype. Where the parameters hold
+Products accumulate in float32, and a weight in 16 bits meets inputs in 16 bits, as torch's autocast has it (the expert's
+residual is float32: inference.md section 8.5); norms run in float32 and return in the input's dtype. Where the parameters hold
 `lora_a` and `lora_b` beside a kernel (models/lora.py), the Linear adds their product.
 """
 
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 def product(x, kernel):
     """x [..., in] · kernel [in, out] -> float32; kernel: an array, or a quantised one (policy/quantization.py)."""
     if not hasattr(kernel, "qvalue"):
-        return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        narrow = kernel.dtype if kernel.dtype.itemsize < x.dtype.itemsize else x.dtype
+        return jnp.dot(x.astype(narrow), kernel, preferred_element_type=jnp.float32)
     import qwix  # only those who quantise need it
 
     return qwix.dot(x, kernel, preferred_element_type=jnp.float32)

@@ -132,10 +132,10 @@ class VisionTower(nn.Module):
     def __call__(self, pixels, grid: tuple[int, int]):
         c = self.config
         group = c.spatial_merge_size**2
-        x = PatchEmbed(c.hidden_size, name="patch_embed")(pixels)
         table = self.param(
             "pos_embed", nn.initializers.normal(0.02), (c.num_position_embeddings, c.hidden_size)
         )
+        x = PatchEmbed(c.hidden_size, name="patch_embed")(pixels.astype(table.dtype))
         x = x + position_table(table, *grid, c.spatial_merge_size).astype(x.dtype)
         order = merge_order(*grid, c.spatial_merge_size)
         cos, sin = rotary.vision_rotary(order // grid[1], order % grid[1], c.hidden_size // c.num_heads)

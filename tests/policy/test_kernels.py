@@ -2,13 +2,15 @@
 decode and flow, and the goldens hold with it within the same bounds."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ar1_kernels import backend, engines
 
 import ar1_jax
 from ar1_jax.core import errors
-from ar1_jax.policy import loading
+from ar1_jax.models import alpamayo, decoder, vision
+from ar1_jax.policy import loading, prompts
 from tests.goldens import compare
 from tests.policy import folders, test_parity, test_scenes
 
@@ -65,3 +67,31 @@ def test_nano_plans_on_the_kernels_as_without_them():
     np.testing.assert_allclose(got.log_prob, want.log_prob, atol=2e-4)
     np.testing.assert_allclose(got.trajectory_xyz, want.trajectory_xyz, atol=2e-3)
     assert engines.attention("pallas_tpu", True) is engines.attention("pallas_tpu", True)
+
+
+def test_with_weights_in_16_bits_every_attention_gets_16_bits(monkeypatch):
+    """Vision, prompt, completion and expert, whose residual is float32; by shapes alone."""
+    policy, seen = ar1_jax.load("nano", dtype="bfloat16"), []
+
+    def noted(run):
+        def call(*args, **kwargs):
+            arrays = (*args, kwargs.get("own_k"), kwargs.get("own_v"))
+            seen.append({x.dtype for x in arrays if x is not None})
+            return run(*args, **kwargs)
+
+        return call
+
+    for module, name in ((vision, "attention"), (decoder, "attention"), (decoder, "shared_prefix_attention")):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    config, scene = policy.config, test_scenes.scene()
+    prompt = prompts.batch(config, [prompts.encode_scene(config, policy.templates, scene)])
+    ids, noise = jnp.zeros((1, 2, 5), int), jnp.zeros((1, 2, 16, 2))
+
+    def velocity(params, prompt):
+        prefix = alpamayo.prefill(config.model, params, prompt)
+        _, suffix = alpamayo.completion(config.model, params, prefix, ids)
+        length = jnp.full((1, 2), 5)
+        return alpamayo.flow_velocity(config.model, params, prefix, suffix, length, noise, noise[..., 0, 0])
+
+    assert jax.eval_shape(velocity, policy.params, prompt).dtype == jnp.float32
+    assert len(seen) >= 4 and all(dtypes == {jnp.dtype("bfloat16")} for dtypes in seen)

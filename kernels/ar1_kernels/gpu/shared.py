@@ -230,9 +230,8 @@ def _kernel(
         def turn(n, u):
             it, slot = item(n), lax.rem(n, jnp.int32(ahead))
             plgpu.barrier_wait(q_full.at[slot])
-            state, u = _attend(
-                it, q.at[slot * size.consumers + me], stream, u, me * ROWS, shape, scale, interpret
-            )
+            mine = q.at[slot * size.consumers + me]
+            state, u = _attend(it, mine, stream, u, me * ROWS, shape, scale, interpret)
             plgpu.barrier_arrive(q_free.at[slot])
             values, total = state.finish(scale)
             out.at[me][...] = values.astype(out.dtype)
