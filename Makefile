@@ -51,7 +51,7 @@ $(READY): setup.py constraints.txt
 
 $(AHEAD)/.ready: $(READY)
 	$(PYTHON) -m venv $(AHEAD)
-	$(AHEAD)/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu]'
+	$(AHEAD)/bin/python -m pip install --quiet -c constraints.txt -e '.[tpu]' pytest hypothesis
 	version=$$($(AHEAD)/bin/python -c 'import importlib.metadata as m; print(m.version("jax"))') && \
 	$(AHEAD)/bin/python -m pip install --quiet --no-deps jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
 	touch $(AHEAD)/.ready
