@@ -1,8 +1,8 @@
 """Linear, RMSNorm and LayerNorm with the checkpoint's parameter names and numerics.
 
-Products accumulate in float32, and a weight in 16 bits meets inputs in 16 bits, as torch's autocast has it (the expert's
-residual is float32: inference.md section 8.5); norms run in float32 and return in the input's dtype. Where the parameters hold
-`lora_a` and `lora_b` beside a kernel (models/lora.py), the Linear adds their product.
+Products accumulate in float32, and a weight in 16 bits meets inputs in 16 bits, as torch's autocast has it (the
+expert's residual is float32: inference.md section 8.5); norms run in float32 and return in the input's dtype. Where the
+parameters hold `lora_a` and `lora_b` beside a kernel (models/lora.py), the Linear adds their product.
 """
 
 import flax.linen as nn
