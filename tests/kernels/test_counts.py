@@ -282,7 +282,9 @@ def test_tpu_log_probability_reads_the_weight_once_for_each_block_of_rows(monkey
         jnp.zeros(rows, jnp.int32), jnp.ones(rows), jnp.tile(jnp.array([[0, vocabulary]]), (rows, 1))
     )
     args = (hidden, weight, *per_row, 0, 0, vocabulary)
-    moved = fetched(monkeypatch, log_prob.stats, *args, blocks=log_prob.Blocks(rows=32, ids=256, part=128, strip=32))
+    moved = fetched(
+        monkeypatch, log_prob.stats, *args, blocks=log_prob.Blocks(rows=32, ids=256, part=128, strip=32)
+    )
     assert moved[0] == hidden.nbytes and moved[1] == 3 * weight.nbytes
     counted = counts.log_prob(rows, features, vocabulary, walks=3)
     assert moved[0] + moved[1] + 2 * 4 * rows == counted.bytes  # labels, results
