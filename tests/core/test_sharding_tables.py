@@ -76,6 +76,7 @@ def compare(shape, gradients):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_nano_on_eight_devices_equals_one():
     compare((2, 2, 2), gradients=False)
 

@@ -134,9 +134,8 @@ def sample_program(config, split, rules, samples, tokens, **options):
     return jax.jit(run).lower(params, prefix, keys, *numbers).compile()
 
 
-@pytest.mark.parametrize(
-    "split", [pytest.param(False, marks=pytest.mark.slow), True], ids=["stacked", "by layer"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [False, True], ids=["stacked", "by layer"])
 def test_a_sample_needs_its_suffix_and_little_more(split):
     """0p5b, 256 new tokens, in float32 (XLA for CPU widens bfloat16 weights and caches)."""
     size = sizes.size("0p5b")

@@ -54,6 +54,7 @@ def test_kernels_of_the_wrong_chip_are_refused_by_name():
         ar1_jax.load("nano", kernels="triton")
 
 
+@pytest.mark.slow
 def test_nano_plans_on_the_kernels_as_without_them():
     """Vision, prompt, greedy reasoning and flow of the bundled policy."""
     noise = np.asarray(jax.random.normal(jax.random.key(0), (2, 16, 2)))

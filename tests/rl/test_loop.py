@@ -63,9 +63,8 @@ def fresh(recipe=tiny.PAPER):
     return step.init_state(tiny.params(), machine(recipe)[0])
 
 
-@pytest.mark.parametrize(
-    "recipe", [tiny.PAPER, pytest.param(tiny.CLIPPED, marks=pytest.mark.slow)], ids=["paper", "clipped"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [tiny.PAPER, tiny.CLIPPED], ids=["paper", "clipped"])
 def test_reward_rises_under_both_objectives(recipe):
     seen = []
     loop.fit(fresh(recipe), 0, parts(recipe, seen), SETTINGS, jax.random.key(0))

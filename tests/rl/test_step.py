@@ -28,6 +28,7 @@ def test_first_ratio_is_one_and_the_second_is_not(recipe):
     assert abs(float(second["ratio_mean"]) - 1) > 1e-3 and float(second["gap"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_update_on_eight_devices_equals_one():
     run, transform = tiny.updater(tiny.CLIPPED)
     drawn, mesh = tiny.rewarded(batch=8), sharding.make_mesh()

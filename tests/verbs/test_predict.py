@@ -206,6 +206,7 @@ def test_words_and_routes_that_the_policy_does_not_know_are_said(policy, tmp_pat
     assert json.loads((tmp_path / "predict_quick" / "plans.jsonl").read_text())["route"] == "Turn left"
 
 
+@pytest.mark.slow
 def test_a_question_is_answered_where_the_policy_knows_questions(tmp_path, capsys):
     question, path = "Is the road clear?", folders.folder("v15_small")
     more = ("--config.frames=1", "--config.max_new_tokens=8", "--config.flow_steps=1", "--config.samples=1")
