@@ -68,7 +68,9 @@ def roles(consumers, consume, produce):
 def scores(a, b, interpret):
     """a [64, E] · b [n, E]^T -> float32 [64, n]; a and b refs in shared memory."""
     if interpret:
-        return jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
+        product = jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
+        plgpu.commit_smem()  # wgmma reads as TMA writes, by the asynchronous proxy; what stands in for it does not
+        return product
 
     def product(acc):
         plgpu.wgmma(acc, a, b.T)
@@ -80,7 +82,9 @@ def scores(a, b, interpret):
 def accumulate(acc, a, b, interpret):
     """acc + a · b, float32 [64, E]; acc and a [64, n] in registers, b a ref [n, E] in shared memory."""
     if interpret:
-        return acc + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+        product = jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+        plgpu.commit_smem()
+        return acc + product
     return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
 
 
