@@ -25,14 +25,14 @@ test: lint
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov=ar1_jax --cov-report=term --durations=15 $(ARGS)
 
 slow: $(READY)
-	$(RUN) -m pytest -m slow --durations=10 $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow --durations=10 $(ARGS)
 
 fast: $(READY)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m 'fast and not slow' $(ARGS)
 
 # Compiles the kernels for chips that are not here: an environment with the compilers of TPUs and GPUs (1.3 GB)
 ahead: $(READY) $(AHEAD)/.ready
-	AR1_AHEAD_PYTHON=$(AHEAD)/bin/python $(RUN) -m pytest -m slow $(wildcard tests/kernels/test_ahead_*.py) --durations=5 $(ARGS)
+	AR1_AHEAD_PYTHON=$(AHEAD)/bin/python $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow $(wildcard tests/kernels/test_ahead_*.py) --durations=5 $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check $(CHECKED)
