@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ar1_kernels import backend as _backend
 from ar1_kernels import engines, packed, sharded
+from ar1_kernels.chunked import MASKED
 
-MASKED = -1e30  # finite, so that a row without a live key stays finite
 SCORES = 2**26  # scores held at once, in elements (256 MB in float32)
 ON_PROCESSOR = (
     2**23

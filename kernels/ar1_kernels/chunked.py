@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite, so that a row without a live id stays finite
+MASKED = -1e30  # a score or logit that does not count: finite, so that a row without a live one stays finite
 CHUNK_BYTES = 2**27  # of a chunk's weight [D, Vc] and of its d logits [N, Vc], each
 UNIT = 256  # a chunk is a multiple of this: whole tiles of the kernels, rows of whole 16 bytes for a GPU's copies
 
@@ -165,6 +165,12 @@ def reach(allowed, start, stop, tiles: int, tile: int, block: int):
 def live(ids, allowed, start, stop):
     """Which `ids` count: bool [N, len(ids)], or [N, 1] for ids [N, 1]."""
     return (ids >= start) & (ids < stop) & inside(ids, allowed)
+
+
+def columns(labels, allowed, first, start, stop):
+    """Labels, intervals and bounds as columns of a chunk whose first id is `first`; a label that is not live is -1."""
+    labels, allowed, start, stop = labels - first, allowed - first, start - first, stop - first
+    return jnp.where(live(labels[:, None], allowed, start, stop)[:, 0], labels, -1), allowed, start, stop
 
 
 def _stats(hidden, weight, labels, inverse_temperature, allowed, first, start, stop):

@@ -11,13 +11,11 @@ needs jax with jax-cuda13-plugin and jax-cuda13-pjrt, and nothing of the chip.
 import functools
 import json
 import math
-import os
 import re
 import sys
 import tempfile
-from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "kernels")]
+import ahead
 
 
 def cases():
@@ -51,27 +49,10 @@ def cases():
     return found | {name: (share(name != "expert"), arguments(*shape)) for name, shape in few.items()}
 
 
-def assembler(folder):
-    """Kernel -> what ptxas said of it and how often it multiplies; the files are read once."""
-    found = {}
-    for path in sorted(Path(folder).glob("*.ptxas")):
-        said = path.read_text()
-        found[re.sub(r"_\d+$", "", path.stem)] = {
-            "registers": int(re.search(r"Used (\d+) registers", said)[1]),
-            "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", said))),
-            "wgmma": path.with_suffix(".ptx").read_text().count("wgmma.mma_async"),
-        }
-    for path in Path(folder).iterdir():
-        path.unlink()
-    return found
-
-
 def main(names, dump):
     import jax
 
-    from tests.kernels.ahead_log_prob import device
-
-    place = jax.sharding.SingleDeviceSharding(device("h200")[0])
+    place = jax.sharding.SingleDeviceSharding(ahead.device("h200")[0])
     for name, (f, args) in cases().items():
         if names and name not in names:
             continue
@@ -79,13 +60,11 @@ def main(names, dump):
         program = jax.jit(f).trace(*args).lower().compile()
         sizes = (math.prod(map(int, s.split(","))) for s in re.findall(r"\w\[([\d,]+)\]", program.as_text()))
         print(json.dumps({
-            "case": name, "kernels": assembler(dump), "largest": max(sizes),
+            "case": name, "kernels": ahead.assembler(dump), "largest": max(sizes),
             "temporaries": program.memory_analysis().temp_size_in_bytes}), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(
-            JAX_PLATFORMS="cpu", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", MOSAIC_GPU_DUMP_PTX="1",
-            MOSAIC_GPU_DUMP_PTXAS="1", MOSAIC_GPU_DUMP_TO=folder)  # fmt: skip
+        ahead.prepare(folder)
         main(sys.argv[1:], folder)

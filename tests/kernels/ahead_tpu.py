@@ -8,19 +8,11 @@ more, so that a compilation also proves the arithmetic.
 
 import json
 import math
-import os
 import re
 import sys
 import time
-from pathlib import Path
 
-CHIPS = {  # topology, kind as jax names the device
-    "v4": ("v4:2x2x1", "TPU v4"),
-    "v5e": ("v5e:2x2", "TPU v5 lite"),
-    "v5p": ("v5p:2x2x1", "TPU v5"),
-    "v6e": ("v6e:2x2", "TPU v6 lite"),
-    "tpu7x": ("tpu7x:2x2x1", "TPU7x"),
-}
+import ahead
 
 
 def attention_cases(jnp, shape, ops):
@@ -75,16 +67,12 @@ def main(chip: str, names: list[str]):
     import ar1_kernels as ops
     import jax
     import jax.numpy as jnp
-    import numpy as np
     from ar1_kernels import backend
     from ar1_kernels.tpu import flash
-    from jax.experimental import topologies
     from jax.experimental.pallas import tpu as pltpu
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    topology, kind = CHIPS[chip]
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    place = NamedSharding(Mesh(np.array(devices)[:1], ("x",)), PartitionSpec())
+    device, platform, kind = ahead.device(chip)
+    place = jax.sharding.SingleDeviceSharding(device)
     shape = lambda *s, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(s, dtype, sharding=place)
     needs = []
 
@@ -98,7 +86,7 @@ def main(chip: str, names: list[str]):
             continue
         needs.clear()
         began = time.perf_counter()
-        with backend.tracing_for("tpu", kind):
+        with backend.tracing_for(platform, kind):
             compiled = jax.jit(function).trace(*shapes).lower().compile()
         memory, text = compiled.memory_analysis(), compiled.as_text()
         report = {
@@ -111,9 +99,5 @@ def main(chip: str, names: list[str]):
 
 
 if __name__ == "__main__":
-    os.environ |= {  # a machine without a TPU must not look for one
-        "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }  # fmt: skip
-    sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
+    ahead.prepare()
     main(sys.argv[1], sys.argv[2:])

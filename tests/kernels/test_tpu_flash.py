@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from tests.kernels.recorder import Recorder
+
 SMALL = Blocks(16, 128, suffix=128)
 ROUND = 2.0**-8  # the most by which a rounding to bfloat16 changes a number, relatively
 
@@ -135,29 +137,6 @@ def test_values_and_gradients_of_any_shape(data):
     check(make(draw(0, 99), batch, draw(1, 2), rows, keys, width, limit, bool(draw(0, 1)), dtype), sizes)
 
 
-class Recorder:
-    """In place of pl.pallas_call: keeps the grid, its specs and the arguments; results are zeros."""
-
-    def __call__(self, kernel, *, grid_spec, out_shape, **_):
-        def call(*args):
-            self.spec, self.args = grid_spec, args
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out_shape)
-
-        return call
-
-    def fetches(self, argument):
-        """Places that the block of an argument takes, step after step of the grid, without repetition of a step's."""
-        count = self.spec.num_scalar_prefetch
-        ahead = [np.asarray(x) for x in self.args[:count]]
-        index = self.spec.in_specs[argument - count].index_map
-        steps = [tuple(int(i) for i in index(*g, *ahead)) for g in np.ndindex(*self.spec.grid)]
-        return [place for i, place in enumerate(steps) if i == 0 or place != steps[i - 1]]
-
-
-def place(recorder, array):
-    return next(i for i, x in enumerate(recorder.args) if x is array)
-
-
 @pytest.mark.parametrize("rows, backward", [(16, False), (400, False), (400, True)])
 @pytest.mark.parametrize("case", ["full", "causal", "lengths", "segments"])
 def test_a_live_block_of_keys_is_fetched_once_for_all_rows_and_a_dead_one_never(
@@ -183,7 +162,7 @@ def test_a_live_block_of_keys_is_fetched_once_for_all_rows_and_a_dead_one_never(
     live = {"full": [range(6)] * 2, "causal": [range(4)] * 2, "lengths": [[0], [0, 1]],
             "segments": [[1, 2]] * 2}[case]  # fmt: skip
     want = [(b, j, s, 0) for b in range(batch) for j in range(kv_heads) for s in live[b]]
-    assert recorder.fetches(place(recorder, k)) == recorder.fetches(place(recorder, v)) == want
+    assert recorder.fetches(k) == recorder.fetches(v) == want
 
 
 def assert_no_race(call):

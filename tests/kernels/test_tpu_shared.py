@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from tests.kernels.recorder import Recorder
+
 ROUND = 2.0**-8  # the most by which a rounding to bfloat16 changes a number, relatively
 
 
@@ -113,26 +115,6 @@ def test_values_of_any_shape(data):
     args = make(draw(0, 99), draw(1, 2), draw(1, 2), samples, n, group, draw(1, 300), suffix,
                 draw(0, 1), width, dtype)  # fmt: skip
     check(args, bool(draw(0, 1)), sizes)
-
-
-class Recorder:
-    """In place of pl.pallas_call: keeps the grid, its specs and the arguments; results are zeros."""
-
-    def __call__(self, kernel, *, grid_spec, out_shape, **_):
-        def call(*args):
-            self.spec, self.args = grid_spec, args
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out_shape)
-
-        return call
-
-    def fetches(self, array):
-        """Blocks of `array` that come from memory: where the index map's answer changes from one step to the next."""
-        count = self.spec.num_scalar_prefetch
-        ahead = [np.asarray(x) for x in self.args[:count]]
-        argument = next(i for i, x in enumerate(self.args) if x is array)
-        index = self.spec.in_specs[argument - count].index_map
-        steps = [tuple(int(i) for i in index(*g, *ahead)) for g in np.ndindex(*self.spec.grid)]
-        return [place for i, place in enumerate(steps) if i == 0 or place != steps[i - 1]]
 
 
 @pytest.mark.parametrize("n, group, causal", [(1, 4, True), (6, 2, False), (30, 4, True)])

@@ -20,7 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from ar1_kernels.chunked import MASKED, Stats, live, merge, reach
+from ar1_kernels import chunked
+from ar1_kernels.chunked import MASKED, Stats, merge, reach
 from ar1_kernels.gpu import warpgroup as wg
 from ar1_kernels.gpu.blocks import MULTIPROCESSORS
 from ar1_kernels.gpu.operands import HOPPER
@@ -130,9 +131,7 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
     reason = refusal(hidden.dtype, hidden.shape[1], "")
     if reason or weight.dtype != hidden.dtype:
         raise ValueError(f"pallas_gpu: {reason or f'hidden is {hidden.dtype} and weight {weight.dtype}'}")
-    labels, allowed, first, start, stop = ids
-    labels, allowed, start, stop = labels - first, allowed - first, start - first, stop - first
-    labels = jnp.where(live(labels[:, None], allowed, start, stop)[:, 0], labels, -1)
+    labels, allowed, start, stop = chunked.columns(*ids)
 
     rows, columns = _whole(hidden, weight, blocks)
     width = wg.round_up(hidden.shape[1], blocks.depth)

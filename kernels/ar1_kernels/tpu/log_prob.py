@@ -18,7 +18,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ar1_kernels.chunked import MASKED, Stats, live, reach
+from ar1_kernels import chunked
+from ar1_kernels.chunked import MASKED, Stats, reach
 
 LANES, SUBLANES = 128, 16  # of a register of two-byte numbers
 DEAD, WHOLE, MIXED = 0, 1, 2  # what a row block sees of a tile
@@ -112,7 +113,6 @@ def _call(kernel, hidden, weight, ids, floats, *, out, shape, sums=0, flip, bloc
 
     out: (R, T) -> its BlockSpec. flip: the kernel reads the weight as [Vc, D], see `_flips`.
     """
-    labels, allowed, first, start, stop = ids
     (rows, width), columns, dtype = hidden.shape, weight.shape[1], hidden.dtype
     blocks = blocks or blocks_for(width, dtype)
     row_blocks = -(-rows // blocks.rows)
@@ -122,8 +122,7 @@ def _call(kernel, hidden, weight, ids, floats, *, out, shape, sums=0, flip, bloc
     tile = min(blocks.ids, -(-columns // LANES) * LANES)
     tiles = -(-columns // tile)
 
-    labels, allowed, start, stop = labels - first, allowed - first, start - first, stop - first
-    labels = jnp.where(live(labels[:, None], allowed, start, stop)[:, 0], labels, -1)
+    labels, allowed, start, stop = chunked.columns(*ids)
     some, every = reach(allowed, start, stop, tiles, tile, block)
     sees = jnp.where(every, WHOLE, jnp.where(some, MIXED, DEAD)).astype(jnp.int32)  # [row blocks, tiles]
     window = jnp.stack([jnp.asarray(x, jnp.int32) for x in (start, stop)])
