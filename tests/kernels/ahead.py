@@ -60,7 +60,8 @@ def device(chip):
 
 
 def assembler(folder):
-    """Kernel -> what ptxas said of it since the last call and how often it multiplies."""
+    """Kernel -> what ptxas said of it since the last call and how often it multiplies. One that this process has
+    assembled for an earlier program is not assembled again, so not said again."""
     found = {}
     for path in sorted(Path(folder).glob("*.ptxas")):
         said = path.read_text()

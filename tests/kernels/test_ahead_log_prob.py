@@ -36,8 +36,9 @@ def test_temporaries_of_the_release_stay_under_a_gigabyte(chip, dtype):
         assert cases["forward"]["temporaries"] < 300e6, (
             cases
         )  # a chunk of the weight, whose rows TMA can read
-        assert set(cases["both"]["kernels"]) == {"log_prob_stats", "log_prob_cotangent"}
-        for name, said in cases["both"]["kernels"].items():
+        kernels = cases["forward"]["kernels"] | cases["both"]["kernels"]  # a kernel of both is assembled once
+        assert set(kernels) == {"log_prob_stats", "log_prob_cotangent"}
+        for name, said in kernels.items():
             assert said["spilled"] == 0 and said["registers"] <= 255 and said["wgmma"] == 8, (name, said)
     else:
         assert cases["forward"]["temporaries"] < 30e6, cases  # the weight is read where it lies
