@@ -1,9 +1,9 @@
-"""Compiles the Hopper attention kernels for an H200 that is not here, at the shapes of the 10B model; a script.
+"""Compiles the attention kernels for a GPU that is not here, at the shapes of the 10B model; a script.
 
-A JSON object a line: registers, spilled bytes and wgmma instructions of each kernel, bytes of temporaries, elements of
+A JSON object a line: registers, spilled bytes and matrix instructions of each kernel, bytes of temporaries, elements of
 the largest buffer.
 
-    python tests/kernels/ahead_gpu.py prefill decode_1
+    python tests/kernels/ahead_gpu.py h200 prefill decode_1
 
 needs jax with jax-cuda13-plugin and jax-cuda13-pjrt, and nothing of the chip.
 """
@@ -49,15 +49,18 @@ def cases():
     return found | {name: (share(name != "expert"), arguments(*shape)) for name, shape in few.items()}
 
 
-def main(names, dump):
+def main(chip, names, dump):
     import jax
+    from ar1_kernels import backend
 
-    place = jax.sharding.SingleDeviceSharding(ahead.device("h200")[0])
+    device, platform, kind = ahead.device(chip)
+    place = jax.sharding.SingleDeviceSharding(device)
     for name, (f, args) in cases().items():
         if names and name not in names:
             continue
         args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
-        program = jax.jit(f).trace(*args).lower().compile()
+        with backend.tracing_for(platform, kind):
+            program = jax.jit(f).trace(*args).lower().compile()
         sizes = (math.prod(map(int, s.split(","))) for s in re.findall(r"\w\[([\d,]+)\]", program.as_text()))
         print(json.dumps({
             "case": name, "kernels": ahead.assembler(dump), "largest": max(sizes),
@@ -67,4 +70,4 @@ def main(names, dump):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         ahead.prepare(folder)
-        main(sys.argv[1:], folder)
+        main(sys.argv[1], sys.argv[2:], folder)

@@ -1,4 +1,4 @@
-"""The Hopper attention kernels through NVIDIA's own assembler, without a GPU: registers, spills, wgmma, buffers.
+"""The attention kernels through NVIDIA's own assembler, without a GPU: registers, spills, products, buffers.
 
 AR1_AHEAD_PYTHON names an interpreter with jax and the CUDA plugin; see ahead_gpu.py.
 """
@@ -31,29 +31,38 @@ SEQUENCES = {"decode_1": 16, "decode_8": 128, "expert": 16, "learner_180": 12, "
 PREFIX = 8 * 3000 * 128  # elements of a scene's keys
 
 
+chips = pytest.mark.parametrize("chip", ["h200", "b200"])
+UNIT = {"h200": "wgmma", "b200": "tcgen05"}
+
+
 @functools.cache
-def compiled() -> dict:
-    run = subprocess.run([PYTHON, SCRIPT], capture_output=True, text=True, timeout=1800)
+def compiled(chip) -> dict:
+    run = subprocess.run([PYTHON, SCRIPT, chip], capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr[-3000:]
     return {report["case"]: report for report in map(json.loads, run.stdout.splitlines())}
 
 
+@chips
 @pytest.mark.parametrize("case", [*FLAT, *SEQUENCES])
-def test_every_kernel_multiplies_with_wgmma_and_spills_nothing(case):
-    kernels = compiled()[case]["kernels"]
+def test_every_kernel_multiplies_with_the_matrix_unit_and_spills_nothing(chip, case):
+    kernels = compiled(chip)[case]["kernels"]
     expected = (
         {"shared_prefix"} if case in SEQUENCES else BACKWARD if "backward" in case else {"flash_forward"}
     )
     assert set(kernels) == expected
     for said in kernels.values():
-        assert said["spilled"] == 0 and said["registers"] <= 255 and said["wgmma"] > 0, kernels
+        assert said["spilled"] == 0 and said["registers"] <= 255 and set(said["products"]) == {UNIT[chip]}, (
+            kernels
+        )
 
 
+@chips
 @pytest.mark.parametrize("case", FLAT)
-def test_no_scores_in_device_memory(case):
-    assert compiled()[case]["temporaries"] <= FLAT[case] * MIB
+def test_no_scores_in_device_memory(chip, case):
+    assert compiled(chip)[case]["temporaries"] <= FLAT[case] * MIB
 
 
+@chips
 @pytest.mark.parametrize("case", SEQUENCES)
-def test_no_buffer_holds_the_prefix_once_a_sequence(case):
-    assert compiled()[case]["largest"] < SEQUENCES[case] * PREFIX
+def test_no_buffer_holds_the_prefix_once_a_sequence(chip, case):
+    assert compiled(chip)[case]["largest"] < SEQUENCES[case] * PREFIX

@@ -1,4 +1,4 @@
-"""The Hopper attention kernels: values and derivatives in the simulator, races, walks, lowering, refusals."""
+"""The attention kernels of Hopper and Blackwell: values and derivatives in the simulator, races, walks, refusals."""
 
 import functools
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ar1_kernels import backend
 from ar1_kernels.gpu import cudnn, flash, operands
-from ar1_kernels.gpu.blocks import Blocks, choose
+from ar1_kernels.gpu.blocks import Blocks, choose, here
 from ar1_kernels.packed import Seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,9 @@ ROUND = 2.0**-8  # the most by which a rounding to bfloat16 changes a number, re
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", ["forward", slow("forward segments"), slow("forward batch")])
+@pytest.mark.parametrize("case", [
+    "forward", slow("forward segments"), slow("forward batch"), "blackwell forward", "blackwell forward batch",
+])  # fmt: skip
 def test_values_are_those_of_a_whole_softmax(case):
     found = gpu_cases.run(case)
     assert found["out"] < ROUND and found["lse"] < 1e-5, found
@@ -27,7 +30,9 @@ def test_values_are_those_of_a_whole_softmax(case):
     assert not found["races"]
 
 
-@pytest.mark.parametrize("case", [slow("backward"), slow("backward lengths")])
+@pytest.mark.parametrize(
+    "case", [slow("backward"), slow("backward lengths"), "blackwell backward", "blackwell backward lengths"]
+)
 def test_derivatives_are_those_of_a_whole_softmax(case):
     found = gpu_cases.run(case)
     assert found["dtypes"] == ["float32", "bfloat16", "bfloat16"]
@@ -76,10 +81,12 @@ def lowered(kind, f, *args):
 
 
 @pytest.mark.parametrize(
-    "kind, segments, width", [("NVIDIA H100 80GB HBM3", False, 128), ("NVIDIA H200", True, 72)]
-)
+    "kind, segments, width",
+    [("NVIDIA H100 80GB HBM3", False, 128), ("NVIDIA H200", True, 72), ("NVIDIA B200", True, 72),
+     ("NVIDIA GB200", False, 128)],
+)  # fmt: skip
 def test_lowers_to_mosaic_kernels(kind, segments, width):
-    args = shapes(1, 2, 700, width, 1000, segments)
+    args = shapes(1, 2, 700, width, 1050, segments)  # keys of an odd number of blocks
     forward = functools.partial(flash.forward, scale=1.0, out_dtype=jnp.bfloat16)
     backward = functools.partial(flash.backward, scale=1.0)
     assert lowered(kind, forward, *args[:4]).count("@mosaic_gpu_v2") == 1
@@ -88,14 +95,16 @@ def test_lowers_to_mosaic_kernels(kind, segments, width):
 
 @pytest.mark.parametrize("dtype, width, kind, word", [
     ("float32", 128, "NVIDIA H200", "tf32"), ("bfloat16", 192, "NVIDIA H200", "128"),
-    ("bfloat16", 128, "NVIDIA A100-SXM4-80GB", "A100"), ("bfloat16", 128, "NVIDIA B200", "B200"),
+    ("bfloat16", 128, "NVIDIA A100-SXM4-80GB", "A100"), ("bfloat16", 128, "NVIDIA RTX PRO 6000", "RTX PRO"),
 ])  # fmt: skip
 def test_refuses_with_the_reason(dtype, width, kind, word):
     assert word in flash.refusal(dtype, width, kind)
 
 
-@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA GH200 480GB", ""])
-def test_takes_bfloat16_on_hopper(kind):
+@pytest.mark.parametrize(
+    "kind", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA GH200 480GB", "NVIDIA B200", "NVIDIA GB300", ""]
+)
+def test_takes_bfloat16_on_hopper_and_blackwell(kind):
     assert all(flash.refusal(jnp.bfloat16, width, kind) is None for width in (16, 24, 64, 72, 128))
 
 
@@ -110,10 +119,27 @@ def test_calls_refuse_what_refusal_names():
 
 
 @pytest.mark.parametrize("sizes", [{"consumers": 0}, {"consumers": 4}, {"keys": 96}, {"keys": 512}, {"stages": 0},
-                                   {"splits": 0}])  # fmt: skip
+                                   {"splits": 0}, {"unit": "mma"}])  # fmt: skip
 def test_block_sizes_validate_themselves(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):
         Blocks(**sizes)
+
+
+@pytest.mark.parametrize("kind, unit, rows", [("NVIDIA H200", "wgmma", 128), ("NVIDIA B200", "tcgen05", 256)])
+def test_the_device_decides_the_unit_and_blocks_of_another_are_refused(kind, unit, rows):
+    other = {"wgmma": "tcgen05", "tcgen05": "wgmma"}[unit]
+    with backend.tracing_for("gpu", kind):
+        assert here("forward", 4096, None).unit == unit and here("forward", 4096, None).rows == rows
+        assert here("forward", 4096, Blocks(unit=unit)) == Blocks(unit=unit)
+        with pytest.raises(ValueError, match=f"blocks.unit='{other}' is not the unit of {kind}"):
+            here("forward", 4096, Blocks(unit=other))
+
+
+def test_more_tensor_memory_than_there_is_is_refused():
+    args = shapes(1, 1, 64, 128, 64, False)[:4]
+    call = functools.partial(flash.forward, scale=1.0, out_dtype=jnp.bfloat16, blocks=Blocks(unit="tcgen05"))
+    with pytest.raises(ValueError, match="take 640 columns of tensor memory, there are 512"):
+        jax.eval_shape(call, *args)
 
 
 def test_the_table_gives_few_rows_small_blocks_on_their_way():

@@ -1,5 +1,6 @@
-"""The Hopper shared-prefix kernel: values in the simulator, races, fetches of its work list, lowering, buffers."""
+"""The shared-prefix kernel of Hopper and Blackwell: values in the simulator, races, fetches, lowering, buffers."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -9,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ar1_kernels.gpu import shared
+from ar1_kernels.gpu.blocks import Blocks
 from ar1_kernels.gpu.shared import Item, Shape
 
 from tests.kernels import gpu_cases
 from tests.kernels.test_gpu_flash import ROUND, lowered, slow
 
-DECODE = Shape(1, 8, 16, 4, 3000, 256, 1, tile=64, keys=64, splits=16, causal=True)
-EXPERT = Shape(1, 8, 16, 256, 3000, 256, 64, tile=128, keys=128, splits=1, causal=False)
+DECODE = Shape(1, 8, 16, 4, 3000, 256, 1, warpgroup=64, tile=64, keys=64, splits=16, causal=True)
+EXPERT = Shape(1, 8, 16, 256, 3000, 256, 64, warpgroup=64, tile=128, keys=128, splits=1, causal=False)
 
 
 @pytest.mark.parametrize("case", [
-    "decode", slow("decode without suffix"), slow("few queries"), slow("expert"), slow("learner")])  # fmt: skip
+    "decode", slow("decode without suffix"), slow("few queries"), slow("expert"), slow("learner"),
+    *(f"blackwell {name}" for name in ("decode", "few queries", "expert", "learner"))])  # fmt: skip
 def test_values_are_those_of_one_softmax(case):
     found = gpu_cases.run(case)
     assert found["out"] < ROUND and found["lse"] < 1e-5 and found["dtype"] == "bfloat16", found
@@ -42,9 +45,11 @@ def test_a_prefix_block_is_fetched_once_for_all_sequences(sequences, length):
 
 
 def test_the_parts_of_one_scene_fill_the_chip():
-    assert shared._splits(DECODE, None) * DECODE.heads >= 128  # of 132 multiprocessors
-    assert shared._splits(DECODE._replace(batch=8), None) == 2
-    assert shared._splits(DECODE._replace(prefix=100), None) == 2  # no more parts than blocks
+    size = Blocks(consumers=1, keys=64)
+    assert shared._splits(DECODE, size) * DECODE.heads >= 128  # of 132 multiprocessors
+    assert shared._splits(DECODE._replace(batch=8), size) == 2
+    assert shared._splits(DECODE, dataclasses.replace(size, unit="tcgen05")) * DECODE.heads >= 144  # of 148
+    assert shared._splits(DECODE._replace(prefix=100), size) == 2  # no more parts than blocks
     found = items(DECODE, np.array([3000]), np.full((1, 16), 256))
     sizes = (found.last - found.first)[: 8 * 16]
     assert sizes.max() == 3 and len(found.head) == 8 * 16 + 16 * 8
@@ -89,6 +94,7 @@ def arguments(batch, heads, sequences, rows, width, prefix, suffix, own):
 
 @pytest.mark.parametrize("kind, shape", [
     ("NVIDIA H200", (1, 8, 16, 4, 128, 3000, 256, 1)), ("NVIDIA H100 80GB HBM3", (1, 8, 12, 720, 128, 3000, 0, 180)),
+    ("NVIDIA B200", (1, 8, 16, 4, 128, 3000, 256, 1)), ("NVIDIA B200", (1, 8, 12, 720, 128, 3000, 0, 180)),
 ])  # fmt: skip
 def test_lowers_to_one_kernel_and_no_buffer_of_the_prefix_for_every_sequence(kind, shape):
     text = lowered(kind, functools.partial(shared.forward, causal=True, scale=1.0), *arguments(*shape))

@@ -1,4 +1,4 @@
-"""The Hopper kernels of linear_log_prob: values, gradients and races in the simulator, lowering, refusals.
+"""The kernels of linear_log_prob for Hopper and Blackwell: values, gradients, races, lowering, refusals.
 test_ahead_log_prob.py compiles them for chips."""
 
 import dataclasses
@@ -12,17 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ar1_kernels import chunked
+from ar1_kernels import backend, chunked
 from ar1_kernels.gpu import log_prob as kernels
+from ar1_kernels.gpu.products import UNITS
 
+from tests.kernels import gpu_cases
 from tests.kernels.log_prob_cases import by_engine, check_bfloat16, problem, values_and_gradients
 
 # Few blocks of threads: the simulator compiles every warpgroup of each for itself.
 SMALL = kernels.Blocks(rows=64, ids=128, depth=64, stages=2, launched=1)
 
 
-def engine(interpret, **blocks):
-    size = dataclasses.replace(SMALL, **blocks) if interpret else None
+def engine(interpret, unit="wgmma", **blocks):
+    size = dataclasses.replace(SMALL, rows=UNITS[unit].rows, unit=unit, **blocks) if interpret else None
     bind = lambda f: functools.partial(f, blocks=size, interpret=interpret)
     return chunked.Engine(bind(kernels.stats), bind(kernels.cotangent))
 
@@ -35,20 +37,27 @@ def simulated(detect_races=False):
     return params.InterpretGPUParams(detect_races=detect_races)
 
 
-def in_a_process_of_its_own(name):
-    """Calls function `name` of this file there: a wrong barrier makes the simulator wait for ever, which fails here.
-    Its threads wait inside XLA's, of which two cores have too few."""
+def in_a_process_of_its_own(name, unit="wgmma"):
+    """Calls function `name` of this file with `unit` there: a wrong barrier makes the simulator wait for ever, which
+    fails here. Its threads wait inside XLA's, of which two cores have too few."""
     root = Path(__file__).parents[2]
     path = os.pathsep.join(map(str, (root, root / "kernels")))
     environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "NPROC": "16", "PJRT_NPROC": "16"}
-    call = f"from tests.kernels import test_log_prob_gpu as t; t.{name}()"
+    call = f"from tests.kernels import test_log_prob_gpu as t; t.{name}({unit!r})"
     done = subprocess.run(
         [sys.executable, "-c", call], env=environment, cwd=root, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def values_and_gradients_are_those_of_the_whole_softmax():
+needs_tcgen05 = pytest.mark.skipif(
+    not gpu_cases.simulates_tcgen05(),
+    reason=f"the simulator of GPUs in jax {jax.__version__} does not know tcgen05; 0.12 does",
+)
+units = pytest.mark.parametrize("unit", ["wgmma", pytest.param("tcgen05", marks=needs_tcgen05)])
+
+
+def values_and_gradients_are_those_of_the_whole_softmax(unit):
     cases = [
         (70, 96, 397, None, {}),  # nothing fills its last tile: rows, width, vocabulary
         (
@@ -61,19 +70,21 @@ def values_and_gradients_are_those_of_the_whole_softmax():
     ]
     for rows, width, vocabulary, chunk, blocks in cases:
         p = problem(rows, width, vocabulary, "bfloat16")
-        check_bfloat16(values_and_gradients(by_engine(engine(True, **blocks), chunk))(p), p, chunk)
+        check_bfloat16(values_and_gradients(by_engine(engine(True, unit, **blocks), chunk))(p), p, chunk)
 
 
 @pytest.mark.slow
-def test_values_and_gradients():
-    in_a_process_of_its_own("values_and_gradients_are_those_of_the_whole_softmax")
+@units
+def test_values_and_gradients(unit):
+    in_a_process_of_its_own("values_and_gradients_are_those_of_the_whole_softmax", unit)
 
 
-def test_a_walk():
-    in_a_process_of_its_own("a_walk_over_tiles_seen_and_unseen_without_races")
+@units
+def test_a_walk(unit):
+    in_a_process_of_its_own("a_walk_over_tiles_seen_and_unseen_without_races", unit)
 
 
-def a_walk_over_tiles_seen_and_unseen_without_races():
+def a_walk_over_tiles_seen_and_unseen_without_races(unit):
     """One block of threads walks over six tiles of a chunk in the middle of a vocabulary, of which rows see the third
     and the fifth; rows, width and ids end inside a tile. Row 1's interval is the complement of one, row 2's label lies
     outside."""
@@ -81,7 +92,7 @@ def a_walk_over_tiles_seen_and_unseen_without_races():
     allowed = np.array([[1130, 1200], [1590, 1310], [1520, 1600]], np.int32)
     rest = jnp.array([1130, 1309, 10]), jnp.asarray(1 / p.temperature), jnp.asarray(allowed)
     ids = 1000, 1260, 1635  # first, start, stop: live are [1260, 1310) and [1590, 1635) of row 1
-    ours = engine(simulated(detect_races=True))
+    ours = engine(simulated(detect_races=True), unit)
     got = ours.stats(p.hidden, p.weight, *rest, *ids)
     want = chunked.XLA.stats(p.hidden, p.weight, *rest, *ids)
     for n, rows in enumerate(
@@ -107,7 +118,8 @@ def races_found() -> bool:
     return simulator.get_races().races_found
 
 
-def test_the_release_lowers_to_two_kernels_for_hopper():
+@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA B200"])
+def test_the_release_lowers_to_two_kernels(kind):
     shape = lambda *s, d=jnp.float32: jax.ShapeDtypeStruct(s, d)
     p = problem(3, 1, 7)._replace(
         hidden=shape(3200, 4096, d=jnp.bfloat16), weight=shape(4096, 155_697, d=jnp.bfloat16),
@@ -115,7 +127,8 @@ def test_the_release_lowers_to_two_kernels_for_hopper():
         g=shape(3200), e=shape(3200),
     )  # fmt: skip
     program = values_and_gradients(by_engine(engine(False)))
-    text = program.trace(p).lower(lowering_platforms=("cuda",)).as_text()
+    with backend.tracing_for("gpu", kind):
+        text = program.trace(p).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("@mosaic_gpu_v2(") == 2
 
 
@@ -123,7 +136,8 @@ def test_refusals_say_why():
     for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA GH200 480GB", ""):
         assert kernels.refusal(jnp.bfloat16, 4096, kind) is None
     assert "float32" in kernels.refusal(jnp.float32, 4096, "NVIDIA H200")
-    assert "B200" in kernels.refusal(jnp.bfloat16, 4096, "NVIDIA B200")
+    assert kernels.refusal(jnp.bfloat16, 4096, "NVIDIA B200") is None
+    assert "A100" in kernels.refusal(jnp.bfloat16, 4096, "NVIDIA A100-SXM4-80GB")
     p = problem(3, 8, 16)
     with pytest.raises(ValueError, match="float32"):
         by_engine(engine(True))(p, p.hidden, p.weight)
@@ -132,8 +146,8 @@ def test_refusals_say_why():
 
 
 @pytest.mark.parametrize(
-    "name, size", [("rows", 96), ("ids", 64), ("depth", 32), ("stages", 0), ("consumers", 5)]
+    "name, size", [("rows", 96), ("ids", 64), ("depth", 32), ("stages", 0), ("consumers", 5), ("unit", "mma")]
 )
 def test_impossible_blocks_are_refused(name, size):
-    with pytest.raises(ValueError, match=f"{name}={size}"):
+    with pytest.raises(ValueError, match=f"{name}={size!r}"):
         kernels.Blocks(**{name: size})

@@ -1,4 +1,4 @@
-"""Backward pass of attention of rows on keys, for Hopper: two kernels, each sum in the registers of one warpgroup.
+"""Backward pass of attention of rows on keys, for Hopper and Blackwell: two kernels, each sum one warpgroup's.
 
 B scenes, J kv heads, X rows of a kv head, S keys, E head width. With the log-sum-exp known, p = exp(scale · q·k - lse)
 and ds = p · (do·v - delta) need no other key: rows walk over the keys that they see for dq, keys over the rows that see
@@ -18,7 +18,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from ar1_kernels.gpu import blocks as table
 from ar1_kernels.gpu import operands
 from ar1_kernels.gpu import warpgroup as wg
-from ar1_kernels.gpu.warpgroup import LOG2E, ROWS, Stream
+from ar1_kernels.gpu.products import UNITS, across, down
+from ar1_kernels.gpu.warpgroup import LOG2E, Stream
 from ar1_kernels.packed import Seen
 
 
@@ -30,7 +31,7 @@ def backward(q, k, v, seen: Seen, lse, delta, do, *, scale, blocks=None, interpr
     """
     operands.check(q, scale)
     rows, keys, width = q.shape[2], k.shape[2], q.shape[3]
-    size = blocks or table.choose("backward", rows)
+    size = table.here("backward", rows, blocks)
     unit = math.lcm(size.rows, size.keys)  # rows and keys are in turn what stays and what passes
     whole_rows = wg.round_up(rows, unit)
     seen = operands.padded(seen, whole_rows, wg.round_up(keys, unit))
@@ -52,8 +53,8 @@ def _launch(
     "keys" (k, v stay)."""
     batch, heads, n, width = first.shape
     segments = seen.row_ids is not None
-    tile = lambda dtype: plgpu.SMEM((size.consumers, ROWS, width), dtype)
-    mine = lambda dtype: plgpu.SMEM((size.consumers, ROWS), dtype)
+    tile = lambda dtype: plgpu.SMEM((size.consumers, size.tile, width), dtype)
+    mine = lambda dtype: plgpu.SMEM((size.consumers, size.tile), dtype)
     theirs = lambda dtype: plgpu.SMEM((size.stages, size.keys), dtype)
     by_row = mine if kind == "rows" else theirs
     by_key = theirs if kind == "rows" else mine
@@ -71,6 +72,7 @@ def _launch(
             tiles=(tile(first.dtype), tile(first.dtype)), outs=[tile(dtype) for dtype in outs], vectors=vectors,
             loaded=plgpu.Barrier(num_arrivals=2 + stay, num_barriers=size.consumers),
             stream=Stream.types(size.stages, size.keys, width, first.dtype, size.consumers, extra=passing),
+            unit=UNITS[size.unit].scratch(size.consumers, size.keys, width, len(outs), first.dtype),
         ),
         interpret=interpret,
     )(first, second, other_first, other_second, bounds, lse, delta, *jax.tree.leaves(seen))  # fmt: skip
@@ -78,15 +80,14 @@ def _launch(
 
 def _kernel(
     first_ref, second_ref, other_first_ref, other_second_ref, bounds_ref, lse_ref, delta_ref, limit_ref, *rest,
-    tiles, outs, vectors, loaded, stream, kind, size, scale, segments, interpret,
+    tiles, outs, vectors, loaded, stream, unit, kind, size, scale, segments, interpret,
 ):  # fmt: skip
     """Device memory: first_ref, second_ref [B,J,n,E] stay, the others [B,J,·,E] pass; bounds_ref [B, n blocks, 3];
     lse_ref, delta_ref [B,J,X], limit_ref and row ids [B,X], key ids [B,S]; results [B,J,n,E]. Shared memory of C
-    consumers: tiles and outs [C,64,E]; vectors lse, delta, limit, row ids, key ids: [C,64] of what stays,
+    consumers of T rows: tiles and outs [C,T,E]; vectors lse, delta, limit, row ids, key ids: [C,T] of what stays,
     [stages, keys] of what passes."""
     ids, out_refs = rest[: 2 * segments], rest[2 * segments :]
     batch, head, block = lax.axis_index("batch"), lax.axis_index("heads"), lax.axis_index("blocks")
-    stream = Stream(*stream)
     start, change, stop = (bounds_ref[batch, block, i] for i in range(3))
     by_row = [(lse_ref.at[batch, head], vectors[0]), (delta_ref.at[batch, head], vectors[1]),
               (limit_ref.at[batch], vectors[2])]  # fmt: skip
@@ -95,24 +96,26 @@ def _kernel(
         by_row.append((ids[0].at[batch], vectors[3]))
         by_key.append((ids[1].at[batch], vectors[4]))
     stay, passing = (by_row, by_key) if kind == "rows" else (by_key, by_row)
+    stream = Stream(*stream, vectors=bool(passing))
 
     def consume(me):
-        place = block * size.rows + me * ROWS
-        at = (batch, head, pl.ds(place, ROWS))
+        mine = UNITS[size.unit].of(unit, me, interpret)
+        place = block * size.rows + me * size.tile
+        at = (batch, head, pl.ds(place, size.tile))
         for source, tile in zip((first_ref, second_ref), tiles):
             plgpu.copy_gmem_to_smem(source.at[at], tile.at[me], loaded.at[me])
         for source, vector in stay:
-            plgpu.copy_gmem_to_smem(source.at[pl.ds(place, ROWS)], vector.at[me], loaded.at[me])
+            plgpu.copy_gmem_to_smem(source.at[pl.ds(place, size.tile)], vector.at[me], loaded.at[me])
         plgpu.barrier_wait(loaded.at[me])
         step = functools.partial(
             _row_step if kind == "rows" else _key_step, first=tiles[0].at[me], second=tiles[1].at[me], place=place,
-            start=start, me=me, stream=stream, vectors=vectors, scale=scale, interpret=interpret)  # fmt: skip
-        sums = tuple(jnp.zeros(tiles[0].shape[1:], jnp.float32) for _ in outs)
+            start=start, me=me, stream=stream, vectors=vectors, scale=scale, unit=mine)  # fmt: skip
+        sums = tuple(mine.start(n, tiles[0].shape[-1]) for n in range(len(outs)))
         edges = (start, change, stop)
         for masked, (low, high) in zip((kind == "keys", kind == "rows"), zip(edges, edges[1:])):
             sums = lax.fori_loop(low, high, functools.partial(step, masked=masked), sums)
-        for total, out, factor in zip(sums, outs, (scale, 1.0)):
-            out.at[me][...] = (total * factor).astype(out.dtype)
+        for n, (out, factor) in enumerate(zip(outs, (scale, 1.0))):
+            out.at[me][...] = (mine.read(n, sums[n]) * factor).astype(out.dtype)
         plgpu.commit_smem()
         for out, out_ref in zip(outs, out_refs):
             plgpu.copy_smem_to_gmem(out.at[me], out_ref.at[at])
@@ -131,41 +134,41 @@ def _kernel(
     wg.roles(size.consumers, consume, produce)
 
 
-def _row_step(i, sums, *, masked, first, second, place, start, me, stream, vectors, scale, interpret):
-    """dq of 64 rows += ds · k for block i of keys; first, second: the rows' q and do [64, E]."""
+def _row_step(i, sums, *, masked, first, second, place, start, me, stream, vectors, scale, unit):
+    """dq of a tile of rows += ds · k for block i of keys; first, second: the rows' q and do [T, E]."""
     (dq,), slot, keys = sums, stream.slot(i - start), stream.first.shape[1]
     plgpu.barrier_wait(stream.full_first.at[slot])
-    s = wg.scores(first, stream.first.at[slot], interpret)
-    p = jnp.exp2(s * (scale * LOG2E) - wg.down(vectors[0][me] * LOG2E, s.shape))
+    s = unit.scores(first, stream.first.at[slot])
+    p = jnp.exp2(s * (scale * LOG2E) - down(vectors[0][me] * LOG2E, s.shape))
     if masked:
         ids = (vectors[3][me], vectors[4][slot]) if len(vectors) > 3 else None
         p = jnp.where(operands.mask(vectors[2][me], ids, i * keys, s.shape), p, 0.0)
     plgpu.barrier_wait(stream.full_second.at[slot])
-    dp = wg.scores(second, stream.second.at[slot], interpret)
+    dp = unit.scores(second, stream.second.at[slot])
     plgpu.barrier_arrive(stream.free_second.at[slot])
-    ds = (p * (dp - wg.down(vectors[1][me], s.shape))).astype(stream.first.dtype)
-    dq = wg.accumulate(dq, ds, stream.first.at[slot], interpret)
-    plgpu.barrier_arrive(stream.free_first.at[slot])
+    ds = (p * (dp - down(vectors[1][me], s.shape))).astype(stream.first.dtype)
+    dq = unit.add(0, dq, ds, stream.first.at[slot])
+    stream.release_first(slot)
     return (dq,)
 
 
-def _key_step(i, sums, *, masked, first, second, place, start, me, stream, vectors, scale, interpret):
-    """dk of 64 keys += ds^T · q, dv += p^T · do for block i of rows; first, second: the keys' k and v [64, E]."""
+def _key_step(i, sums, *, masked, first, second, place, start, me, stream, vectors, scale, unit):
+    """dk of a tile of keys += ds^T · q, dv += p^T · do for block i of rows; first, second: the keys' k and v [T, E]."""
     (dk, dv), slot = sums, stream.slot(i - start)
     plgpu.barrier_wait(stream.full_first.at[slot])
-    s = wg.scores(first, stream.first.at[slot], interpret)  # [keys, rows]
-    p = jnp.exp2(s * (scale * LOG2E) - wg.across(vectors[0][slot] * LOG2E, s.shape))
+    s = unit.scores(first, stream.first.at[slot])  # [keys, rows]
+    p = jnp.exp2(s * (scale * LOG2E) - across(vectors[0][slot] * LOG2E, s.shape))
     if masked:
         key = lax.broadcasted_iota(jnp.int32, s.shape, 0) + place
-        live = key < wg.across(vectors[2][slot], s.shape)
+        live = key < across(vectors[2][slot], s.shape)
         if len(vectors) > 3:
-            live &= wg.across(vectors[3][slot], s.shape) == wg.down(vectors[4][me], s.shape)
+            live &= across(vectors[3][slot], s.shape) == down(vectors[4][me], s.shape)
         p = jnp.where(live, p, 0.0)
     plgpu.barrier_wait(stream.full_second.at[slot])
-    dv = wg.accumulate(dv, p.astype(stream.second.dtype), stream.second.at[slot], interpret)
-    dp = wg.scores(second, stream.second.at[slot], interpret)
-    ds = (p * (dp - wg.across(vectors[1][slot], s.shape))).astype(stream.first.dtype)
+    dv = unit.add(1, dv, p.astype(stream.second.dtype), stream.second.at[slot])
+    dp = unit.scores(second, stream.second.at[slot])
+    ds = (p * (dp - across(vectors[1][slot], s.shape))).astype(stream.first.dtype)
     plgpu.barrier_arrive(stream.free_second.at[slot])
-    dk = wg.accumulate(dk, ds, stream.first.at[slot], interpret)
-    plgpu.barrier_arrive(stream.free_first.at[slot])
+    dk = unit.add(0, dk, ds, stream.first.at[slot])
+    stream.release_first(slot)
     return dk, dv

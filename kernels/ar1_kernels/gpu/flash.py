@@ -1,8 +1,8 @@
-"""Attention of rows on keys for Hopper.
+"""Attention of rows on keys for Hopper and Blackwell.
 
 B scenes, J kv heads, X rows of a kv head (all queries of all its query heads), S keys, E head width. A block of
-threads holds `consumers` tiles of 64 rows and walks over the keys that they see (packed.Seen), which one more
-warpgroup fetches ahead; blocks of keys that no row sees are neither fetched nor computed. Backward: backward.py.
+threads holds a tile of rows for each of its consumers and walks over the keys that they see (packed.Seen), which one
+more warpgroup fetches ahead; blocks of keys that no row sees are neither fetched nor computed. Backward: backward.py.
 """
 
 import functools
@@ -17,7 +17,8 @@ from ar1_kernels.gpu import blocks as table
 from ar1_kernels.gpu import warpgroup as wg
 from ar1_kernels.gpu.backward import backward
 from ar1_kernels.gpu.operands import check, mask, padded, prepare, refusal, seen_blocks, walk
-from ar1_kernels.gpu.warpgroup import ROWS, Softmax, Stream
+from ar1_kernels.gpu.products import UNITS
+from ar1_kernels.gpu.warpgroup import Softmax, Stream
 from ar1_kernels.packed import Seen
 
 __all__ = ["backward", "forward", "refusal"]
@@ -30,15 +31,15 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
     """
     check(q, scale)
     batch, heads, rows, width = q.shape
-    keys, size = k.shape[2], blocks or table.choose("forward", rows)
+    keys, size = k.shape[2], table.here("forward", rows, blocks)
     whole_rows = wg.round_up(rows, size.rows)
     seen = padded(seen, whole_rows, wg.round_up(keys, size.keys))
     segments = seen.row_ids is not None
     bounds = walk(*seen_blocks(seen, keys, size.rows, size.keys), masked_first=False)
     q = prepare(q, interpret, size.rows, rows=whole_rows)
     k, v = (prepare(x, interpret, size.keys) for x in (k, v))
-    tile = lambda dtype: plgpu.SMEM((size.consumers, ROWS, q.shape[3]), dtype)
-    vector = lambda dtype: plgpu.SMEM((size.consumers, ROWS), dtype)
+    tile = lambda dtype: plgpu.SMEM((size.consumers, size.tile, q.shape[3]), dtype)
+    vector = lambda dtype: plgpu.SMEM((size.consumers, size.tile), dtype)
     out, lse = wg.launch(
         "flash_forward",
         functools.partial(_forward_kernel, scale=scale, size=size, segments=segments, interpret=bool(interpret)),
@@ -49,6 +50,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
             loaded=plgpu.Barrier(num_arrivals=3 if segments else 2, num_barriers=size.consumers),
             ids=(vector(jnp.int32), plgpu.SMEM((size.stages, size.keys), jnp.int32)) if segments else None,
             stream=Stream.types(size.stages, size.keys, q.shape[3], k.dtype, size.consumers, extra=int(segments)),
+            unit=UNITS[size.unit].scratch(size.consumers, size.keys, q.shape[3], 1, v.dtype),
         ),
         interpret=interpret,
     )(q, k, v, bounds, *jax.tree.leaves(seen))  # fmt: skip
@@ -56,20 +58,21 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
 
 
 def _forward_kernel(
-    q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, scale, size,
-    segments, interpret,
+    q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, unit, scale,
+    size, segments, interpret,
 ):  # fmt: skip
     """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X], and with
     segments row ids [B,X] and key ids [B,S]; out_ref [B,J,X,E], lse_ref [B,J,X]. Shared memory of C consumers:
-    q, out [C,64,E], lse, limit [C,64], ids ([C,64], [stages, keys])."""
+    q, out [C,T,E], lse, limit [C,T], ids ([C,T], [stages, keys]), T rows of a tile."""
     *id_refs, out_ref, lse_ref = rest
-    stream = Stream(*stream)
+    stream = Stream(*stream, vectors=segments)
     batch, head = lax.axis_index("batch"), lax.axis_index("heads")
     block = _last_first("rows", q_ref.shape[2] // size.rows)
     start, change, stop = (bounds_ref[batch, block, i] for i in range(3))
 
     def consume(me):
-        rows = pl.ds(block * size.rows + me * ROWS, ROWS)
+        mine = UNITS[size.unit].of(unit, me, interpret)
+        rows = pl.ds(block * size.rows + me * size.tile, size.tile)
         plgpu.copy_gmem_to_smem(q_ref.at[batch, head, rows], q.at[me], loaded.at[me])
         plgpu.copy_gmem_to_smem(limit_ref.at[batch, rows], limit.at[me], loaded.at[me])
         if segments:
@@ -80,13 +83,13 @@ def _forward_kernel(
         def step(i, state, masked):
             key_ids = lambda: (row_ids, ids[1][stream.slot(i - start)]) if segments else None
             live = lambda shape: mask(last, key_ids(), i * size.keys, shape)
-            take = functools.partial(Softmax(*state).take, scale=scale, interpret=interpret)
+            take = functools.partial(Softmax(*state).take, mine, scale=scale)
             return tuple(take(q.at[me], stream, i - start, live=live if masked else None))
 
-        state = tuple(Softmax.empty(q.shape[-1]))
+        state = tuple(Softmax.empty(mine, q.shape[-1]))
         state = lax.fori_loop(start, change, functools.partial(step, masked=False), state)
         state = lax.fori_loop(change, stop, functools.partial(step, masked=True), state)
-        values, total = Softmax(*state).finish(scale)
+        values, total = Softmax(*state).finish(mine, scale)
         out.at[me][...] = values.astype(out.dtype)
         lse.at[me][...] = total
         plgpu.commit_smem()

@@ -1,6 +1,6 @@
-"""Kernels of linear_log_prob for Hopper: a tiled product of hidden and weight with the softmax's work as its epilogue.
+"""Kernels of linear_log_prob for GPUs: a tiled product of hidden and weight with the softmax's work as its epilogue.
 
-N rows, D width, Vc ids of a chunk; R rows and T columns of a tile, C = T / consumers of a consumer, K depth of a step.
+N rows, D width, Vc ids of a chunk; R rows and T columns of a tile, C columns of a part, K depth of a step.
 As many blocks of threads as the chip has multiprocessors take tiles in turn, rows first, so that all of hidden and a
 few columns of the weight are in the cache at a time. A producer warpgroup runs ahead through a ring of slots, into the
 next tile too; consumers share the rows of a tile and divide its columns. Log-sum-exp and mean leave a tile as one
@@ -22,18 +22,18 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ar1_kernels import chunked
 from ar1_kernels.chunked import MASKED, Stats, merge, reach
+from ar1_kernels.gpu import products
 from ar1_kernels.gpu import warpgroup as wg
-from ar1_kernels.gpu.blocks import MULTIPROCESSORS
-from ar1_kernels.gpu.operands import HOPPER
-from ar1_kernels.gpu.warpgroup import down
+from ar1_kernels.gpu.products import MULTIPROCESSORS, UNITS, down
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """rows, ids: of a tile; depth: of a step of its product; stages: steps on their way at once; launched: most blocks
-    of threads, which share the tiles out among them.
+    of threads, which share the tiles out among them, None: one a multiprocessor; unit: a key of products.UNITS.
 
-    A consumer's share, rows x ids / consumers in float32, stays in the registers of its 128 threads.
+    A consumer's share, rows x ids / consumers in float32, stays in the registers of its 128 threads or in as many
+    columns of tensor memory.
     """
 
     rows: int = 128
@@ -41,16 +41,15 @@ class Blocks:
     depth: int = 64
     stages: int = 4
     consumers: int = 2
-    launched: int = MULTIPROCESSORS
+    launched: int | None = None
+    unit: str = "wgmma"
 
     def __post_init__(self):
-        units = {
-            "rows": wg.ROWS,
-            "ids": wg.ROWS * self.consumers,
-            "depth": wg.ROWS,
-            "stages": 1,
-            "launched": 1,
-        }
+        if self.unit not in UNITS:
+            raise ValueError(f"Blocks: unit={self.unit!r} is not one of {', '.join(UNITS)}")
+        tile = UNITS[self.unit].rows
+        units = {"rows": tile, "ids": 64 * self.consumers, "depth": 64, "stages": 1}
+        units |= {} if self.launched is None else {"launched": 1}
         if self.consumers not in wg.REGISTERS:
             raise ValueError(
                 f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, wg.REGISTERS))}"
@@ -65,28 +64,37 @@ class Blocks:
         """Columns of a consumer."""
         return self.ids // self.consumers
 
+    @property
+    def part(self) -> int:
+        """Columns of a part: what a consumer brings into its registers at once."""
+        return self.share // (2 if UNITS[self.unit].tensor_memory else 1)
 
-STATS = Blocks()
-COTANGENT = Blocks(stages=3)  # beside the tile of results in shared memory
+    @property
+    def parts(self) -> int:
+        """Of a tile."""
+        return self.ids // self.part
+
+
+TABLE = {  # three stages beside a tile of results in shared memory
+    unit: {"stats": Blocks(unit=unit), "cotangent": Blocks(unit=unit, stages=3)} for unit in UNITS
+}
 
 
 def refusal(dtype, width: int, kind: str) -> str | None:
     """Why these kernels cannot run for operands of `dtype` and width on a device of `kind` ("": unknown), or None."""
     if jnp.dtype(dtype) != jnp.bfloat16:
         name = jnp.dtype(dtype).name
-        return f"they take bfloat16, not {name}: Hopper's matrix unit rounds float32 to 10 bits of fraction"
-    if kind and not any(name in kind.split() for name in HOPPER):
-        return f"they use wgmma, which Hopper has and a {kind} has not"
-    return None
+        return f"they take bfloat16, not {name}: the matrix unit rounds float32 to 10 bits of fraction"
+    return products.refusal(kind)
 
 
 def stats(
     hidden, weight, labels, inverse_temperature, allowed, first, start, stop, *, blocks=None, interpret=False
 ):
     """`chunked.Engine.stats`: hidden [N, D], weight [D, Vc] in bfloat16."""
-    blocks = blocks or STATS
+    blocks = _here("stats", blocks)
     rows, columns = _whole(hidden, weight, blocks)
-    parts = columns // blocks.share
+    parts = columns // blocks.part
     labels, out = _call(
         STATS_EPILOGUE,
         hidden,
@@ -94,7 +102,7 @@ def stats(
         (labels, allowed, first, start, stop),
         [inverse_temperature],
         out=jax.ShapeDtypeStruct((parts, 3, rows), jnp.float32),
-        result=plgpu.SMEM((blocks.consumers, 3, blocks.rows), jnp.float32),
+        result=plgpu.SMEM((blocks.parts, 3, blocks.rows), jnp.float32),
         blocks=blocks,
         interpret=interpret,
     )
@@ -107,7 +115,7 @@ def cotangent(
     interpret=False,
 ):  # fmt: skip
     """`chunked.Engine.cotangent`: hidden [N, D], weight [D, Vc] in bfloat16."""
-    blocks = blocks or COTANGENT
+    blocks = _here("cotangent", blocks)
     return _call(
         COTANGENT_EPILOGUE,
         hidden,
@@ -115,10 +123,15 @@ def cotangent(
         (labels, allowed, first, start, stop),
         [inverse_temperature, lse, mean, g * inverse_temperature, e * inverse_temperature],
         out=jax.ShapeDtypeStruct(_whole(hidden, weight, blocks), hidden.dtype),
-        result=plgpu.SMEM((blocks.consumers, blocks.rows, blocks.share), hidden.dtype),
+        result=plgpu.SMEM((blocks.parts, blocks.rows, blocks.part), hidden.dtype),
         blocks=blocks,
         interpret=interpret,
     )[1][: hidden.shape[0], : weight.shape[1]]
+
+
+def _here(kernel, blocks):
+    """`blocks`, else the table's for the device that is traced for."""
+    return products.here(blocks, lambda unit: TABLE[unit][kernel])
 
 
 def _whole(hidden, weight, blocks):
@@ -127,7 +140,7 @@ def _whole(hidden, weight, blocks):
 
 
 def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpret):
-    """Labels as columns of `weight` (-1: not a live id) and the kernel's output; result: a tile's share of it."""
+    """Labels as columns of `weight` (-1: not a live id) and the kernel's output; result: a tile's parts of it."""
     reason = refusal(hidden.dtype, hidden.shape[1], "")
     if reason or weight.dtype != hidden.dtype:
         raise ValueError(f"pallas_gpu: {reason or f'hidden is {hidden.dtype} and weight {weight.dtype}'}")
@@ -135,13 +148,13 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
 
     rows, columns = _whole(hidden, weight, blocks)
     width = wg.round_up(hidden.shape[1], blocks.depth)
-    tiles = rows // blocks.rows, columns // blocks.ids
+    tiles, unit = (rows // blocks.rows, columns // blocks.ids), UNITS[blocks.unit]
     some, _ = reach(allowed, start, stop, tiles[1], blocks.ids, blocks.rows)
     window = jnp.stack([jnp.asarray(x, jnp.int32) for x in (start, stop)])
     integers = wg.pad(jnp.stack([labels, allowed[:, 0], allowed[:, 1]]), 1, rows, "edge")
     floats = wg.pad(jnp.stack(floats), 1, rows, "edge")
     per_row = lambda x: plgpu.SMEM((blocks.consumers, len(x), blocks.rows), x.dtype)
-    launched = min(blocks.launched, math.prod(tiles))
+    launched = min(blocks.launched or MULTIPROCESSORS[blocks.unit], math.prod(tiles))
     output = wg.launch(
         epilogue.name,
         functools.partial(
@@ -160,8 +173,13 @@ def _call(epilogue, hidden, weight, ids, floats, *, out, result, blocks, interpr
                 plgpu.SMEM((blocks.stages, blocks.rows, blocks.depth), hidden.dtype),
                 plgpu.SMEM((blocks.stages, blocks.depth, blocks.ids), weight.dtype),
                 plgpu.Barrier(num_arrivals=2, num_barriers=blocks.stages),
-                plgpu.Barrier(num_arrivals=blocks.consumers, num_barriers=blocks.stages),
+                plgpu.Barrier(
+                    num_arrivals=blocks.consumers,
+                    num_barriers=blocks.stages,
+                    orders_tensor_core=unit.tensor_memory,
+                ),
             ),
+            sums=unit.scratch_of_sums(blocks.consumers, (blocks.rows, blocks.share)),
             integers=per_row(integers),
             floats=per_row(floats),
             loaded=plgpu.Barrier(num_arrivals=2, num_barriers=blocks.consumers),
@@ -207,9 +225,31 @@ class Ring(NamedTuple):
             last = u - 1 - step
             pl.when(last >= 0)(lambda last=last: plgpu.barrier_wait(self.free.at[self.slot(last)]))
 
-    def product(self, u, steps, columns, share):
-        """Consumer: the sum of a · b[:, columns] over steps u to u + steps, float32 [R, share]."""
+    def product(self, u, steps, columns, sums, me):
+        """Consumer `me`: the sum of a · b[:, columns] over steps u to u + steps: its parts, float32 [R, C] each.
 
+        sums: the kernel's, in tensor memory; () where they are registers.
+        """
+        return (self._in_tensor_memory if sums else self._in_registers)(u, steps, columns, sums, me)
+
+    def _in_tensor_memory(self, u, steps, columns, sums, me):
+        acc, done = sums[0].at[:, columns], sums[1].at[me]
+
+        def step(k, _):
+            at = self.slot(u + k)
+            plgpu.barrier_wait(self.full.at[at])
+            operands = self.a.at[at], self.b.at[at, :, columns]
+            plgpu.tcgen05_mma(acc, *operands, self.free.at[at], accumulate=k > 0)  # the unit frees the slot
+
+        lax.fori_loop(0, steps, step, None)
+        plgpu.tcgen05_commit_arrive(done)
+        plgpu.barrier_wait(done)
+        part = columns.size // 2
+        return (
+            products.load(acc.at[:, pl.ds(n * part, part)]) for n in range(2)
+        )  # each when it is asked for
+
+    def _in_registers(self, u, steps, columns, sums, me):
         def run(acc):
             def step(k, _):
                 at = self.slot(u + k)
@@ -221,9 +261,9 @@ class Ring(NamedTuple):
             lax.fori_loop(0, steps, step, None)
             return acc[...]
 
-        x = pl.run_scoped(run, plgpu.ACC((self.a.shape[1], share), jnp.float32))
+        x = pl.run_scoped(run, plgpu.ACC((self.a.shape[1], columns.size), jnp.float32))
         plgpu.barrier_arrive(self.free.at[self.slot(u + steps - 1)])
-        return x
+        return (x,)
 
 
 def _each_tile(sees_ref, tiles, steps, stride, seen, unseen):
@@ -244,12 +284,12 @@ def _each_tile(sees_ref, tiles, steps, stride, seen, unseen):
 
 
 def _kernel(
-    hidden_ref, weight_ref, integers_ref, floats_ref, sees_ref, window_ref, out_ref, *, ring, integers, floats, loaded,
-    result, epilogue, tiles, steps, stride, blocks,
+    hidden_ref, weight_ref, integers_ref, floats_ref, sees_ref, window_ref, out_ref, *, ring, sums, integers, floats,
+    loaded, result, epilogue, tiles, steps, stride, blocks,
 ):  # fmt: skip
     """Device memory: hidden_ref [N, D], weight_ref [D, Vc], integers_ref [3, N], floats_ref [1 or 5, N], sees_ref [row
-    tiles, id tiles], window_ref [2], out_ref. Shared, by consumer: integers [consumers, 3, R], floats [consumers, 1 or
-    5, R], result [consumers, ...]."""
+    tiles, id tiles], window_ref [2], out_ref. Shared: integers [consumers, 3, R] and floats
+    [consumers, 1 or 5, R], result [parts, ...]."""
     ring = Ring(*ring)
     each_tile = functools.partial(_each_tile, sees_ref, tiles, steps, stride)
     rows_of = lambda i: pl.ds(i * blocks.rows, blocks.rows)
@@ -265,25 +305,33 @@ def _kernel(
         ring.drain(each_tile(fetch, lambda i, j: None))
 
     def consume(me):
-        def send(i, j, write):
+        mine = [me * (blocks.parts // blocks.consumers) + n for n in range(blocks.parts // blocks.consumers)]
+
+        def send(i, j, part, write):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            write(result.at[me])
+            write(result.at[part])
             plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(result.at[me], out_ref.at[epilogue.place(i, j, me, blocks)])
+            plgpu.copy_smem_to_gmem(result.at[part], out_ref.at[epilogue.place(i, j, part, blocks)])
 
         def seen(i, j, u):
             plgpu.copy_gmem_to_smem(integers_ref.at[:, rows_of(i)], integers.at[me], loaded.at[me])
             plgpu.copy_gmem_to_smem(floats_ref.at[:, rows_of(i)], floats.at[me], loaded.at[me])
-            x = ring.product(u, steps, pl.ds(me * blocks.share, blocks.share), blocks.share)
+            products_of = ring.product(u, steps, pl.ds(me * blocks.share, blocks.share), sums, me)
             plgpu.barrier_wait(loaded.at[me])
-            ids = lax.broadcasted_iota(jnp.int32, x.shape, 1) + (j * blocks.ids + me * blocks.share)
+            for part, x in zip(mine, products_of):
+                send(i, j, part, functools.partial(write, x, j * blocks.ids + part * blocks.part))
+
+        def write(x, first_id, to):
+            ids = lax.broadcasted_iota(jnp.int32, x.shape, 1) + first_id
             label, a, b = (down(integers[me, n], x.shape) for n in range(3))
             values = [down(floats[me, n], x.shape) for n in range(floats.shape[1])]
-            send(
-                i, j, lambda to: epilogue.write(to, x, _counts(ids, a, b, window_ref), ids == label, *values)
-            )
+            epilogue.write(to, x, _counts(ids, a, b, window_ref), ids == label, *values)
 
-        each_tile(seen, lambda i, j: send(i, j, epilogue.blank))
+        def unseen(i, j):
+            for part in mine:
+                send(i, j, part, epilogue.blank)
+
+        each_tile(seen, unseen)
         plgpu.wait_smem_to_gmem(0)
 
     wg.roles(blocks.consumers, consume, produce)
@@ -296,10 +344,10 @@ def _counts(ids, a, b, window_ref):
 
 
 class Epilogue(NamedTuple):
-    """What becomes of a consumer's share x = hidden · weight f32 [R, C] of a tile.
+    """What becomes of a part x = hidden · weight f32 [R, C] of a tile.
 
     write(to, x, counts bool [R, C], is_label bool [R, C], *floats f32 [R, C]): its result into `to`, in shared memory.
-    blank(to): the result where no row counts any id. place(i, j, consumer, blocks): where it goes in device memory.
+    blank(to): the result where no row counts any id. place(i, j, part, blocks): where it goes in device memory.
     """
 
     name: str
@@ -328,7 +376,7 @@ STATS_EPILOGUE = Epilogue(
     "log_prob_stats",
     _write_stats,
     _blank_stats,
-    lambda i, j, me, blocks: (j * blocks.consumers + me, slice(None), pl.ds(i * blocks.rows, blocks.rows)),
+    lambda i, j, part, blocks: (j * blocks.parts + part, slice(None), pl.ds(i * blocks.rows, blocks.rows)),
 )
 
 
@@ -347,8 +395,8 @@ COTANGENT_EPILOGUE = Epilogue(
     "log_prob_cotangent",
     _write_cotangent,
     _blank_cotangent,
-    lambda i, j, me, blocks: (
+    lambda i, j, part, blocks: (
         pl.ds(i * blocks.rows, blocks.rows),
-        pl.ds(j * blocks.ids + me * blocks.share, blocks.share),
+        pl.ds(j * blocks.ids + part * blocks.part, blocks.part),
     ),
 )

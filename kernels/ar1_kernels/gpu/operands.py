@@ -6,10 +6,9 @@ B scenes, J kv heads, X rows of a kv head, S keys, E head width; packed.Seen say
 import jax.numpy as jnp
 from jax import lax
 
+from ar1_kernels.gpu import products
 from ar1_kernels.gpu import warpgroup as wg
 from ar1_kernels.packed import Seen
-
-HOPPER = ("H100", "H200", "GH200", "H800", "H20")
 
 
 def refusal(dtype, width: int, kind: str) -> str | None:
@@ -18,9 +17,7 @@ def refusal(dtype, width: int, kind: str) -> str | None:
         return f"they take bfloat16, not {jnp.dtype(dtype).name}: the matrix unit would round float32 to tf32"
     if width > 128:
         return f"head width {width} is more than 128: a tile's accumulator would not fit the registers"
-    if kind and not any(name in kind.split() for name in HOPPER):
-        return f"they use Hopper's matrix instructions (compute capability 9), which {kind} does not have"
-    return None
+    return products.refusal(kind)
 
 
 def check(q, scale):
@@ -44,7 +41,7 @@ def seen_blocks(seen: Seen, keys: int, rows_block: int, keys_block: int):
     whole = first + keys_block <= limit.min(-1)[..., None]
     if seen.row_ids is not None:
         rows = seen.row_ids.reshape(limit.shape)
-        ids = seen.key_ids.reshape(len(limit), 1, n, keys_block)
+        ids = seen.key_ids.reshape(len(limit), 1, -1, keys_block)[:, :, :n]
         low, high = rows.min(-1)[..., None], rows.max(-1)[..., None]
         sees &= (low <= ids.max(-1)) & (ids.min(-1) <= high)
         whole &= (low == high) & (ids.min(-1) == low) & (ids.max(-1) == high)
@@ -86,7 +83,7 @@ def padded(seen: Seen, rows, keys):
 
 def mask(limit, ids, first_key, shape):
     """Of a score tile [rows, keys]: key below limit [rows] and, with ids ([rows], [keys]), of the row's segment."""
-    live = lax.broadcasted_iota(jnp.int32, shape, 1) + first_key < wg.down(limit, shape)
+    live = lax.broadcasted_iota(jnp.int32, shape, 1) + first_key < products.down(limit, shape)
     if ids is not None:
-        live &= wg.down(ids[0], shape) == wg.across(ids[1], shape)
+        live &= products.down(ids[0], shape) == products.across(ids[1], shape)
     return live

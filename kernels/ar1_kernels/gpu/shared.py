@@ -1,4 +1,4 @@
-"""Attention of K sequences on a prefix stored once, each one's suffix and own keys, forward, for Hopper: one launch.
+"""Attention of K sequences on a prefix stored once, each one's suffix and own keys, in one launch, for GPUs.
 
 B scenes, J kv heads, K sequences a scene, N queries a sequence, R query heads a kv head, C = N·R rows of a sequence
 (row n·R + r), S prefix, L suffix, E head width. The launch is a list of items that as many blocks of threads as the
@@ -24,7 +24,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from ar1_kernels.gpu import blocks as table
 from ar1_kernels.gpu import warpgroup as wg
 from ar1_kernels.gpu.operands import check, prepare, refusal
-from ar1_kernels.gpu.warpgroup import ROWS, Softmax, Stream
+from ar1_kernels.gpu.products import MULTIPROCESSORS, UNITS
+from ar1_kernels.gpu.warpgroup import Softmax, Stream
 
 __all__ = ["forward", "refusal"]
 
@@ -58,7 +59,7 @@ class Item(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Sizes of a call and of its launch; suffix and own: capacity in keys, 0 where there are none."""
+    """Sizes of a call and of its launch; suffix, own: capacity in keys, 0 where there are none; warpgroup: its rows."""
 
     batch: int
     heads: int
@@ -67,6 +68,7 @@ class Shape(NamedTuple):
     prefix: int
     suffix: int
     own: int
+    warpgroup: int
     tile: int
     keys: int
     splits: int
@@ -75,7 +77,7 @@ class Shape(NamedTuple):
     @property
     def joined(self) -> bool:
         """A tile belongs to one sequence: its item joins all the keys that it sees."""
-        return self.rows >= ROWS
+        return self.rows >= self.warpgroup
 
     @property
     def stride(self) -> int:
@@ -103,18 +105,20 @@ def forward(
     """
     check(q, scale)
     batch, heads, sequences, rows, width = q.shape
-    size = blocks or table.choose("shared", rows if rows >= ROWS else sequences * rows)
+    size = table.here("shared", rows, blocks)
+    if rows < size.tile:
+        size = table.here("shared", sequences * rows, blocks)
     capacity = lambda x: 0 if x is None else x.shape[3]
-    shape = Shape(batch, heads, sequences, rows, prefix_k.shape[2], capacity(suffix_k), capacity(own_k), size.rows,
-                  size.keys, 1, causal)  # fmt: skip
+    shape = Shape(batch, heads, sequences, rows, prefix_k.shape[2], capacity(suffix_k), capacity(own_k), size.tile,
+                  size.rows, size.keys, 1, causal)  # fmt: skip
     if not shape.joined:
-        shape = shape._replace(splits=_splits(shape, size.splits))
+        shape = shape._replace(splits=_splits(shape, size))
     flat = lambda x: x.reshape(-1, *x.shape[-2:])
     sources = [prepare(flat(x), interpret, size.keys)
                for x in (prefix_k, prefix_v, suffix_k, suffix_v, own_k, own_v) if x is not None]  # fmt: skip
     queries = prepare(_queries(q, shape, interpret), interpret, 8)
     items = work(shape, prefix_length, suffix_length)
-    tile = lambda dtype, n: plgpu.SMEM((n, ROWS, queries.shape[-1]), dtype)
+    tile = lambda dtype, n: plgpu.SMEM((n, size.tile, queries.shape[-1]), dtype)
     results = jax.ShapeDtypeStruct((batch * heads, _results(shape), queries.shape[-1]),
                                    q.dtype if shape.joined else jnp.float32)  # fmt: skip
     # Where items are short the next one's queries are fetched ahead too; where they are long it would cost the memory.
@@ -123,12 +127,13 @@ def forward(
     out, lse = wg.launch(
         "shared_prefix",
         functools.partial(_kernel, shape=shape, scale=scale, size=size, interpret=bool(interpret)),
-        grid={"programs": min(len(items), table.MULTIPROCESSORS)}, consumers=size.consumers,
+        grid={"programs": min(len(items), MULTIPROCESSORS[size.unit])}, consumers=size.consumers,
         out_type=[results, jax.ShapeDtypeStruct(results.shape[:2], jnp.float32)],
         scratch_types=dict(
             q=tile(q.dtype, ahead * size.consumers), q_full=barriers(size.consumers), q_free=barriers(size.consumers),
-            out=tile(results.dtype, size.consumers), lse=plgpu.SMEM((size.consumers, ROWS), jnp.float32),
+            out=tile(results.dtype, size.consumers), lse=plgpu.SMEM((size.consumers, size.tile), jnp.float32),
             stream=Stream.types(size.stages, size.keys, queries.shape[-1], q.dtype, size.consumers),
+            unit=UNITS[size.unit].scratch(size.consumers, size.keys, queries.shape[-1], 1, q.dtype),
         ),
         interpret=interpret,
     )(items, queries, *sources)  # fmt: skip
@@ -136,10 +141,10 @@ def forward(
     return out.astype(q.dtype).reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
-def _splits(shape: Shape, wanted):
+def _splits(shape: Shape, size: table.Blocks):
     """Parts of the prefix: enough that the items of one scene fill the chip, at most one a block of keys."""
     tiles = shape.batch * shape.heads * (shape.together // shape.tile)
-    wanted = wanted or max(1, table.MULTIPROCESSORS // tiles)
+    wanted = size.splits or max(1, MULTIPROCESSORS[size.unit] // tiles)
     return max(1, min(wanted, -(-shape.prefix // shape.keys)))
 
 
@@ -210,11 +215,12 @@ def _grid(*sizes):
 
 
 def _kernel(
-    items_ref, q_ref, prefix_k, prefix_v, *rest, q, q_full, q_free, out, lse, stream, shape, scale, size, interpret,
+    items_ref, q_ref, prefix_k, prefix_v, *rest, q, q_full, q_free, out, lse, stream, unit, shape, scale, size,
+    interpret,
 ):  # fmt: skip
     """Device memory: items_ref [items, fields], q_ref [B·J, rows, E], prefix [B·J,S,E], suffix [B·K·J,L,E] and own
     [B·K·J,N,E] where there are any, out_ref [B·J, results, E], lse_ref [B·J, results]. Shared memory: q
-    [ahead · consumers, 64, E], out [consumers, 64, E], lse [consumers, 64]."""
+    [ahead · consumers, T, E], out [consumers, T, E], lse [consumers, T], T rows of a consumer."""
     *sources, out_ref, lse_ref = rest
     runs = {"prefix": (prefix_k, prefix_v)}
     for name, capacity in (("suffix", shape.suffix), ("own", shape.own)):
@@ -222,18 +228,20 @@ def _kernel(
             runs[name] = (sources.pop(0), sources.pop(0))
     stream = Stream(*stream)
     ahead = q.shape[0] // size.consumers
-    program, programs = lax.axis_index("programs"), min(items_ref.shape[0], table.MULTIPROCESSORS)
+    program, programs = lax.axis_index("programs"), min(items_ref.shape[0], MULTIPROCESSORS[size.unit])
     turns = lax.div(items_ref.shape[0] - 1 - program, jnp.int32(programs)) + 1
     item = lambda n: Item(*(items_ref[program + n * programs, i] for i in range(len(Item._fields))))
 
     def consume(me):
+        multiply = UNITS[size.unit].of(unit, me, interpret)
+
         def turn(n, u):
             it, slot = item(n), lax.rem(n, jnp.int32(ahead))
             plgpu.barrier_wait(q_full.at[slot])
             mine = q.at[slot * size.consumers + me]
-            state, u = _attend(it, mine, stream, u, me * ROWS, shape, scale, interpret)
+            state, u = _attend(it, multiply, mine, stream, u, me * size.tile, shape, scale)
             plgpu.barrier_arrive(q_free.at[slot])
-            values, total = state.finish(scale)
+            values, total = state.finish(multiply, scale)
             out.at[me][...] = values.astype(out.dtype)
             lse.at[me][...] = total
             plgpu.commit_smem()
@@ -251,7 +259,7 @@ def _kernel(
                 plgpu.barrier_wait(q_free.at[slot])
 
             for me in range(size.consumers):
-                rows = pl.ds(it.row * UNIT + me * ROWS, ROWS)
+                rows = pl.ds(it.row * UNIT + me * size.tile, size.tile)
                 plgpu.copy_gmem_to_smem(
                     q_ref.at[it.head, rows], q.at[slot * size.consumers + me], q_full.at[slot]
                 )
@@ -283,12 +291,12 @@ def _fetch(stream, u, source, lead, first, last):
     return u + last - first
 
 
-def _attend(item, q, stream, u, row, shape, scale, interpret):
-    """Consumer: all keys of `item` from block u of the stream on, for its 64 rows from `row` of the tile on.
+def _attend(item, unit, q, stream, u, row, shape, scale):
+    """Consumer: all keys of `item` from block u of the stream on, for its rows from `row` of the tile on.
 
     Returns the softmax and the next u.
     """
-    take = functools.partial(_take, q=q, stream=stream, scale=scale, interpret=interpret)
+    take = functools.partial(_take, unit=unit, q=q, stream=stream, scale=scale)
     tail = item.last - item.whole
 
     def mask(n, tile):
@@ -302,7 +310,7 @@ def _attend(item, q, stream, u, row, shape, scale, interpret):
             live &= key * jnp.where(in_own, shape.group, 0) <= place
         return live
 
-    state = tuple(Softmax.empty(q.shape[-1]))
+    state = tuple(Softmax.empty(unit, q.shape[-1]))
     state = lax.fori_loop(item.first, item.whole, lambda i, s: take(s, u + i - item.first, live=None), state)
     u = u + item.whole - item.first
     masked = tail + item.suffix + item.own
@@ -310,21 +318,21 @@ def _attend(item, q, stream, u, row, shape, scale, interpret):
     return Softmax(*state), u + masked
 
 
-def _take(state, u, *, q, stream, live, scale, interpret):
-    return tuple(Softmax(*state).take(q, stream, u, scale=scale, live=live, interpret=interpret))
+def _take(state, u, *, unit, q, stream, live, scale):
+    return tuple(Softmax(*state).take(unit, q, stream, u, scale=scale, live=live))
 
 
 def _store(item, me, out, lse, out_ref, lse_ref, shape):
     """Consumer `me` copies its rows out, of the last tile of a sequence only those that are the sequence's own."""
-    left = item.store - me * ROWS
+    left = item.store - me * shape.warpgroup
 
     def copy(n):
-        at = (item.head, pl.ds(item.result * UNIT + me * ROWS, n))
+        at = (item.head, pl.ds(item.result * UNIT + me * shape.warpgroup, n))
         plgpu.copy_smem_to_gmem(out.at[me, pl.ds(0, n)], out_ref.at[at])
         plgpu.copy_smem_to_gmem(lse.at[me, pl.ds(0, n)], lse_ref.at[at])
 
-    pl.when(left >= ROWS)(lambda: copy(ROWS))
-    if rest := shape.stride % ROWS:
+    pl.when(left >= shape.warpgroup)(lambda: copy(shape.warpgroup))
+    if rest := shape.stride % shape.warpgroup:
         pl.when(left == rest)(lambda: copy(rest))
     plgpu.wait_smem_to_gmem(0)
 

@@ -1,11 +1,8 @@
-"""What one warpgroup does with tiles in shared memory: attention's products, its softmax, and the stream of keys.
+"""What one warpgroup does with tiles in shared memory: attention's softmax, and the stream of keys.
 
-Hopper's matrix unit (wgmma) multiplies tiles of 64 rows; its operands lie in shared memory, where TMA, the copy unit,
-puts them while it counts the bytes on a barrier. A producer warpgroup asks for blocks of keys and values ahead of the
-consumers, in a ring of slots. TMA fills with zeros what lies behind an array's end.
-
-The interpreter of Mosaic GPU runs all of this but wgmma on a transposed or register operand: there, and only there,
-`scores` and `accumulate` are the same products by jnp.dot on the same shared memory.
+Operands of the products (products.py) lie in shared memory, where TMA, the copy unit, puts them while it counts the
+bytes on a barrier. A producer warpgroup asks for blocks of keys and values ahead of the consumers, in a ring of slots.
+TMA fills with zeros what lies behind an array's end.
 """
 
 import math
@@ -18,8 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ar1_kernels.attention import MASKED
+from ar1_kernels.gpu.products import down
 
-ROWS = 64  # of a wgmma tile: one warpgroup's share
 LOG2E = math.log2(math.e)
 # Registers a thread, by consumers: (consumer, producer). The kernel starts with an equal share of the multiprocessor's
 # 65,536 for all threads; what the consumers gain must be what the producer gives. One consumer has enough as it is.
@@ -44,7 +41,8 @@ def launch(name, kernel, *, grid, consumers, out_type, scratch_types, interpret)
         grid=tuple(grid.values()), grid_names=tuple(grid), num_threads=consumers + 1, thread_name="warpgroup",
         kernel_name=name, interpret=interpreter(interpret),
         compiler_params=plgpu.CompilerParams(
-            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
+            reduction_scratch_bytes=1024),  # no row is spread over warps
     )  # fmt: skip
 
 
@@ -65,44 +63,12 @@ def roles(consumers, consume, produce):
         produce()
 
 
-def scores(a, b, interpret):
-    """a [64, E] · b [n, E]^T -> float32 [64, n]; a and b refs in shared memory."""
-    if interpret:
-        product = jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
-        plgpu.commit_smem()  # wgmma reads as TMA writes, by the asynchronous proxy; what stands in for it does not
-        return product
-
-    def product(acc):
-        plgpu.wgmma(acc, a, b.T)
-        return acc[...]
-
-    return pl.run_scoped(product, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
-
-
-def accumulate(acc, a, b, interpret):
-    """acc + a · b, float32 [64, E]; acc and a [64, n] in registers, b a ref [n, E] in shared memory."""
-    if interpret:
-        product = jnp.dot(a, b[...], preferred_element_type=jnp.float32)
-        plgpu.commit_smem()
-        return acc + product
-    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
-
-
-def down(x, shape):
-    """One value per row, [rows] -> [rows, n]."""
-    return lax.broadcast_in_dim(x, shape, [0])
-
-
-def across(x, shape):
-    """One value per column, [n] -> [rows, n]."""
-    return lax.broadcast_in_dim(x, shape, [1])
-
-
 class Stream(NamedTuple):
     """A ring of slots through which pairs of blocks (keys and values; queries and cotangents) pass to the consumers.
 
     first, second: refs [stages, n, E] in shared memory. full_*: barriers [stages] that TMA arrives on; free_*: barriers
-    [stages] that every consumer arrives on. Block u of a launch lies in slot u % stages.
+    [stages] that every consumer arrives on. Block u of a launch lies in slot u % stages. vectors: whether some come
+    with a first block; consumers read those themselves, by another way than TMA writes and the matrix unit reads.
     """
 
     first: Any
@@ -111,6 +77,7 @@ class Stream(NamedTuple):
     full_second: Any
     free_first: Any
     free_second: Any
+    vectors: bool = False
 
     @classmethod
     def types(cls, stages, n, width, dtype, consumers, extra=0):
@@ -121,6 +88,12 @@ class Stream(NamedTuple):
 
     def slot(self, u):
         return lax.rem(u, jnp.int32(self.first.shape[0]))
+
+    def release_first(self, slot):
+        """Consumer: has done with a first block and its vectors."""
+        if self.vectors:
+            plgpu.commit_smem()  # the two ways in order: the vectors are read before TMA writes the next ones
+        plgpu.barrier_arrive(self.free_first.at[slot])
 
     def fetch(self, u, first, second, extra=()):
         """Producer: copies block u, refs [n, E] in device memory; extra: ((ref, ring ref), ...) with `first`."""
@@ -151,46 +124,49 @@ class Stream(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """Of a tile of rows over the keys so far: acc float32 [64, E] = sum of exp(s - peak) · v, peak and total [64]."""
+    """Of a tile of X rows over the keys so far: acc = sum of exp(s - peak) · v [X, E], peak and total float32 [X].
 
-    acc: jax.Array
+    acc: the unit's sum 0, as the unit hands it round.
+    """
+
+    acc: Any
     peak: jax.Array
     total: jax.Array
 
     @classmethod
-    def empty(cls, width):
-        vector = lambda value: jnp.full((ROWS,), value, jnp.float32)
-        return cls(jnp.zeros((ROWS, width), jnp.float32), vector(MASKED), vector(0.0))
+    def empty(cls, unit, width):
+        vector = lambda value: jnp.full((unit.rows,), value, jnp.float32)
+        return cls(unit.start(0, width), vector(MASKED), vector(0.0))
 
-    def take(self, q, stream, u, *, scale, live, interpret):
-        """Block u of keys and values joins. q: ref [64, E]; live: score tile's shape -> bool mask, None: all seen.
+    def take(self, unit, q, stream, u, *, scale, live):
+        """Block u of keys and values joins. q: ref [X, E]; live: score tile's shape -> bool mask, None: all seen.
 
         Powers of two with the scale inside, so that an exponent is one multiply-add of a raw score.
         """
         slot, to_log2 = stream.slot(u), scale * LOG2E
         plgpu.barrier_wait(stream.full_first.at[slot])
-        s = scores(q, stream.first.at[slot], interpret)
+        s = unit.scores(q, stream.first.at[slot])
         if live is not None:
             s = jnp.where(live(s.shape), s, MASKED)
-        plgpu.barrier_arrive(stream.free_first.at[slot])
+        stream.release_first(slot)
         peak = jnp.maximum(self.peak, s.max(axis=1))
         # A row that has seen no key counts from 0: exp2(MASKED) is 0, where MASKED - MASKED would be anything.
         base = jnp.where(peak <= MASKED, 0.0, peak * to_log2)
         p = jnp.exp2(s * to_log2 - down(base, s.shape))
         shrink = jnp.exp2(self.peak * to_log2 - base)
         total = self.total * shrink + p.sum(axis=1)
-        acc = self.acc * down(shrink, self.acc.shape)
+        acc = unit.scale(0, self.acc, shrink)
         plgpu.barrier_wait(stream.full_second.at[slot])
-        acc = accumulate(acc, p.astype(stream.second.dtype), stream.second.at[slot], interpret)
+        acc = unit.add(0, acc, p.astype(stream.second.dtype), stream.second.at[slot])
         plgpu.barrier_arrive(stream.free_second.at[slot])
         return Softmax(acc, peak, total)
 
-    def finish(self, scale):
-        """Normalised values float32 [64, E] and log-sum-exp [64]; 0 and MASKED for a row that has seen no key."""
-        empty = self.total == 0.0
+    def finish(self, unit, scale):
+        """Normalised values float32 [X, E] and log-sum-exp [X]; 0 and MASKED for a row that has seen no key."""
+        values, empty = unit.read(0, self.acc), self.total == 0.0
         weight = jnp.where(empty, 0.0, 1.0 / self.total)
         lse = jnp.where(empty, MASKED, self.peak * scale + jnp.log(self.total))
-        return self.acc * down(weight, self.acc.shape), lse
+        return values * down(weight, values.shape), lse
 
 
 def round_up(size, unit):
