@@ -3,8 +3,8 @@
     python tests/kernels/ahead_log_prob.py v5e bfloat16
 
 needs jax with libtpu (v5e, v6e, v5p, tpu7x) or with jax-cuda13-plugin and jax-cuda13-pjrt (h100, h200, b200), and
-nothing of the chip. A line of a GPU says what its assembler says of the kernels that no earlier line has: registers, spills,
-matrix instructions.
+nothing of the chip. A line of a GPU says what its assembler says of the kernels that no earlier line has: registers,
+spills, matrix instructions.
 """
 
 import json

@@ -115,7 +115,7 @@ def _kernel(
         for masked, (low, high) in zip((kind == "keys", kind == "rows"), zip(edges, edges[1:])):
             sums = lax.fori_loop(low, high, functools.partial(step, masked=masked), sums)
         for n, (out, factor) in enumerate(zip(outs, (scale, 1.0))):
-            out.at[me][...] = (mine.read(n, sums[n]) * factor).astype(out.dtype)
+            mine.write(n, sums[n], out.at[me], lambda x, factor=factor: x * factor)
         plgpu.commit_smem()
         for out, out_ref in zip(outs, out_refs):
             plgpu.copy_smem_to_gmem(out.at[me], out_ref.at[at])
@@ -131,7 +131,7 @@ def _kernel(
         lax.fori_loop(start, stop, fetch, None)
         stream.drain(stop - start)
 
-    wg.roles(size.consumers, consume, produce)
+    wg.roles(size, consume, produce)
 
 
 def _row_step(i, sums, *, masked, first, second, place, start, me, stream, vectors, scale, unit):

@@ -9,7 +9,6 @@ import dataclasses
 
 from ar1_kernels.gpu import products
 from ar1_kernels.gpu.products import UNITS
-from ar1_kernels.gpu.warpgroup import REGISTERS
 
 SHARED_MEMORY = 232_448  # bytes that a block of threads may ask for
 
@@ -33,9 +32,9 @@ class Blocks:
     def __post_init__(self):
         if self.unit not in UNITS:
             raise ValueError(f"Blocks: unit={self.unit!r} is not one of {', '.join(UNITS)}")
-        if self.consumers not in REGISTERS:
+        if self.consumers not in UNITS[self.unit].registers:
             raise ValueError(
-                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, REGISTERS))}"
+                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, UNITS[self.unit].registers))}"
             )
         if self.keys <= 0 or self.keys % 64 or self.keys > 256:
             raise ValueError(f"Blocks: keys={self.keys} is not 64, 128, 192 or 256")

@@ -89,9 +89,7 @@ def _forward_kernel(
         state = tuple(Softmax.empty(mine, q.shape[-1]))
         state = lax.fori_loop(start, change, functools.partial(step, masked=False), state)
         state = lax.fori_loop(change, stop, functools.partial(step, masked=True), state)
-        values, total = Softmax(*state).finish(mine, scale)
-        out.at[me][...] = values.astype(out.dtype)
-        lse.at[me][...] = total
+        Softmax(*state).finish(mine, scale, out.at[me], lse.at[me])
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(out.at[me], out_ref.at[batch, head, rows])
         plgpu.copy_smem_to_gmem(lse.at[me], lse_ref.at[batch, head, rows])
@@ -106,7 +104,7 @@ def _forward_kernel(
         lax.fori_loop(start, stop, fetch, None)
         stream.drain(stop - start)
 
-    wg.roles(size.consumers, consume, produce)
+    wg.roles(size, consume, produce)
 
 
 def _last_first(axis, n):

@@ -50,9 +50,9 @@ class Blocks:
         tile = UNITS[self.unit].rows
         units = {"rows": tile, "ids": 64 * self.consumers, "depth": 64, "stages": 1}
         units |= {} if self.launched is None else {"launched": 1}
-        if self.consumers not in wg.REGISTERS:
+        if self.consumers not in UNITS[self.unit].registers:
             raise ValueError(
-                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, wg.REGISTERS))}"
+                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, UNITS[self.unit].registers))}"
             )
         for name, unit in units.items():
             size = getattr(self, name)
@@ -334,7 +334,7 @@ def _kernel(
         each_tile(seen, unseen)
         plgpu.wait_smem_to_gmem(0)
 
-    wg.roles(blocks.consumers, consume, produce)
+    wg.roles(blocks, consume, produce)
 
 
 def _counts(ids, a, b, window_ref):

@@ -28,6 +28,9 @@ class Wgmma(NamedTuple):
 
     rows = 64
     tensor_memory = False
+    # A thread's, by consumers: (consumer, producer). The kernel starts with an equal share of the multiprocessor's
+    # 65,536 for all threads; what consumers gain the producer must give. One consumer has enough as it is.
+    registers = {1: None, 2: (232, 40), 3: (160, 32)}
 
     @staticmethod
     def scratch(consumers, keys, width, sums, dtype):
@@ -73,9 +76,9 @@ class Wgmma(NamedTuple):
         """total with each row times factor [rows]."""
         return total * down(factor, total.shape)
 
-    def read(self, n, total):
-        """Its value, float32 [rows, width]."""
-        return total
+    def write(self, n, total, to, value):
+        """to[...] = value(total), ref [rows, width] in shared memory; value: float32 [rows, m] -> [rows, m]."""
+        to[...] = value(total).astype(to.dtype)
 
 
 class Tcgen05(NamedTuple):
@@ -92,6 +95,7 @@ class Tcgen05(NamedTuple):
 
     rows = 128
     tensor_memory = True
+    registers = {1: None, 2: (208, 88)}
 
     @staticmethod
     def scratch(consumers, keys, width, sums, dtype):
@@ -149,12 +153,20 @@ class Tcgen05(NamedTuple):
         return ()
 
     def scale(self, n, total, factor):
-        value = load(self.sums[n])
-        plgpu.async_store_tmem(self.sums[n], value * down(factor, value.shape))
+        for columns in self._parts(n):
+            value = load(self.sums[n].at[:, columns])
+            plgpu.async_store_tmem(self.sums[n].at[:, columns], value * down(factor, value.shape))
         return ()
 
-    def read(self, n, total):
-        return load(self.sums[n])
+    def write(self, n, total, to, value):
+        for columns in self._parts(n):
+            to[:, columns] = value(load(self.sums[n].at[:, columns])).astype(to.dtype)
+
+    def _parts(self, n):
+        """Columns that pass through the registers together: half of a wide sum."""
+        width = self.sums[n].shape[1]
+        part = width // 2 if width == 128 else width
+        return [pl.ds(first, part) for first in range(0, width, part)]
 
 
 UNITS = {"wgmma": Wgmma, "tcgen05": Tcgen05}

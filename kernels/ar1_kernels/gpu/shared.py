@@ -241,9 +241,7 @@ def _kernel(
             mine = q.at[slot * size.consumers + me]
             state, u = _attend(it, multiply, mine, stream, u, me * size.tile, shape, scale)
             plgpu.barrier_arrive(q_free.at[slot])
-            values, total = state.finish(multiply, scale)
-            out.at[me][...] = values.astype(out.dtype)
-            lse.at[me][...] = total
+            state.finish(multiply, scale, out.at[me], lse.at[me])
             plgpu.commit_smem()
             _store(it, me, out, lse, out_ref, lse_ref, shape)
             return u
@@ -276,7 +274,7 @@ def _kernel(
         wait = lambda n, _: plgpu.barrier_wait(q_free.at[lax.rem(n, jnp.int32(ahead))])
         lax.fori_loop(jnp.maximum(turns - ahead, 0), turns, wait, None)
 
-    wg.roles(size.consumers, consume, produce)
+    wg.roles(size, consume, produce)
 
 
 def _fetch(stream, u, source, lead, first, last):

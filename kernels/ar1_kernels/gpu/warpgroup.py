@@ -15,12 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from ar1_kernels.attention import MASKED
-from ar1_kernels.gpu.products import down
+from ar1_kernels.gpu.products import UNITS, down
 
 LOG2E = math.log2(math.e)
-# Registers a thread, by consumers: (consumer, producer). The kernel starts with an equal share of the multiprocessor's
-# 65,536 for all threads; what the consumers gain must be what the producer gives. One consumer has enough as it is.
-REGISTERS = {1: None, 2: (232, 40), 3: (160, 32)}
 
 
 def interpreter(interpret):
@@ -46,17 +43,18 @@ def launch(name, kernel, *, grid, consumers, out_type, scratch_types, interpret)
     )  # fmt: skip
 
 
-def roles(consumers, consume, produce):
-    """Runs consume(warpgroup) on the consumers, produce() on the producer, with registers moved to the consumers."""
-    warpgroup, registers = lax.axis_index("warpgroup"), REGISTERS[consumers]
+def roles(size, consume, produce):
+    """Runs consume(warpgroup) on the consumers, produce() on the producer, with registers moved to the consumers; size:
+    Blocks, whose `consumers` and `unit` count."""
+    warpgroup, registers = lax.axis_index("warpgroup"), UNITS[size.unit].registers[size.consumers]
 
-    @pl.when(warpgroup < consumers)
+    @pl.when(warpgroup < size.consumers)
     def _():
         if registers:
             plgpu.set_max_registers(registers[0], action="increase")
         consume(warpgroup)
 
-    @pl.when(warpgroup == consumers)
+    @pl.when(warpgroup == size.consumers)
     def _():
         if registers:
             plgpu.set_max_registers(registers[1], action="decrease")
@@ -161,12 +159,13 @@ class Softmax(NamedTuple):
         plgpu.barrier_arrive(stream.free_second.at[slot])
         return Softmax(acc, peak, total)
 
-    def finish(self, unit, scale):
-        """Normalised values float32 [X, E] and log-sum-exp [X]; 0 and MASKED for a row that has seen no key."""
-        values, empty = unit.read(0, self.acc), self.total == 0.0
+    def finish(self, unit, scale, out, lse):
+        """Writes normalised values to out [X, E] and log-sum-exp to lse [X], refs in shared memory; 0 and MASKED for a
+        row that has seen no key."""
+        empty = self.total == 0.0
         weight = jnp.where(empty, 0.0, 1.0 / self.total)
-        lse = jnp.where(empty, MASKED, self.peak * scale + jnp.log(self.total))
-        return values * down(weight, values.shape), lse
+        unit.write(0, self.acc, out, lambda x: x * down(weight, x.shape))
+        lse[...] = jnp.where(empty, MASKED, self.peak * scale + jnp.log(self.total))
 
 
 def round_up(size, unit):
