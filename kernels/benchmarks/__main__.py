@@ -143,6 +143,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # The simulator of Hopper's kernels waits inside XLA's threads, of which there are as many as cores otherwise.
+    # The simulator of GPU kernels waits inside XLA's threads, of which there are as many as cores otherwise.
     os.environ.setdefault("NPROC", "16")
     sys.exit(main(sys.argv[1:]))

@@ -17,7 +17,7 @@ from ar1_kernels import backend
 from benchmarks.cases import Case
 
 OURS = ("xla", "pallas_tpu", "pallas_gpu", "cudnn")
-SIMULATED = (  # tiny cases that the simulator of Hopper's kernels does in half a minute each
+SIMULATED = (  # tiny cases that the simulator of GPU kernels does in half a minute each
     "prefill",
     "prefill, forward and backward",
     "decode, one scene",
@@ -88,7 +88,7 @@ def _ours(case: Case, interpret: bool) -> dict[str, Provider]:
 
 
 def _few_threads(case: Case) -> Callable:
-    """Our Hopper kernels in small blocks and few of them: the simulator runs and compiles each thread by itself."""
+    """Our GPU kernels in small blocks and few of them: the simulator runs and compiles each thread by itself."""
 
     def run(**arrays):
         from ar1_kernels.gpu import blocks, log_prob

@@ -18,7 +18,7 @@ from benchmarks.cases import Case, cases
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parent / "README.md"
-CHIPS = ("TPU v5e", "TPU v6e", "H100", "H200")
+CHIPS = ("TPU v5e", "TPU v6e", "H100", "H200", "B200")
 WIDTH = 2  # bytes of a bfloat16
 OTHER = {
     "attention": "all scores held",

@@ -19,7 +19,7 @@ from benchmarks import check, providers, readme, report, sweep, timing
 from benchmarks.cases import LogProb, cases
 
 QUICK = ["--tiny", "--repeats", "1", "--seconds", "0", "--cache", "0"]
-NO_SIMULATOR = "^(?!.*gpu, interpreted)"  # Hopper kernels take it a minute; the slow test has them
+NO_SIMULATOR = "^(?!.*gpu, interpreted)"  # GPU kernels take it a minute; the slow test has them
 TINY = {case.name: case for case in cases(tiny=True)}
 
 
