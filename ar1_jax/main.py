@@ -41,6 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {e}", file=sys.stderr)
         return errors.BAD_INPUT
+    except (
+        ValueError
+    ) as e:  # config.kernels that this machine, dtype or shape cannot have: known while tracing only
+        from ar1_kernels import backend
+
+        if debug or not isinstance(e, backend.Refused):
+            raise
+        print(f"error: config.kernels: {e}", file=sys.stderr)
+        return errors.BAD_INPUT
 
 
 def run(argv: Sequence[str]) -> int:

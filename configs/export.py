@@ -21,6 +21,7 @@ def get_config(argument=None):
     config.kernels = (
         "xla"  # one artefact for all platforms; "pallas_tpu" or "pallas_gpu": with that platform alone
     )
+    config.chip = ""  # for kernels: the device as jax names it, "NVIDIA H200", "NVIDIA B200", "TPU v6 lite"
     config.stages = ("prompt", "prefill", "decode", "flow")
     config.platforms = ("cpu", "cuda", "tpu")
     config.cameras = (0, 1, 2, 6)  # ids, ascending

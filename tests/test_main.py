@@ -22,6 +22,11 @@ def run(config):
         raise errors.SceneError("scene.json: history has 15 rows, expected 16")
     if config.do == "missing":
         open("/no/such/file")
+    if config.do == "kernels":
+        import jax
+        import jax.numpy as jnp
+        from ar1_kernels import attention
+        jax.jit(lambda x: attention(x, x, x, causal=True, backend="pallas_tpu"))(jnp.zeros((1, 4, 1, 8)))
     if config.do == "bug":
         raise ZeroDivisionError
     print("did", config.do, config.steps)
@@ -52,6 +57,12 @@ def job(tmp_path, monkeypatch):
         (":stop", 143, "did stop 5"),
         (":fail", 1, "error: the figures differ"),
         (":scene", 2, "error: scene.json: history has 15 rows, expected 16"),
+        (
+            ":kernels",
+            2,
+            "error: config.kernels: attention: backend='pallas_tpu': it needs a TPU, this program is for cpu; "
+            "backend='xla' runs everywhere",
+        ),
         (":missing", 2, "error: [Errno 2] No such file or directory: '/no/such/file'"),
     ],
 )

@@ -40,11 +40,18 @@ UNITS = {
 
 
 def write(
-    policy, sizes: stages.Sizes, target, names: Sequence[str] = tuple(stages.WEIGHTS), platforms=PLATFORMS
+    policy,
+    sizes: stages.Sizes,
+    target,
+    names: Sequence[str] = tuple(stages.WEIGHTS),
+    platforms=PLATFORMS,
+    chip="",
 ) -> dict:
     """Exports the stages `names` of a policy to the new folder `target`; -> the manifest.
 
-    ConfigError for unknown stages, platforms or sizes; CheckpointError for a target that is not empty, not writable or
+    chip: as jax names the device for which the policy's kernels are made ("NVIDIA H200", "TPU v6 lite"); "" for the XLA
+    path, and on TPUs for blocks that fit every one. ConfigError for unknown stages, platforms or sizes, and for GPU
+    kernels of no chip; CheckpointError for a target that is not empty, not writable or
     on a full disk. Nothing half-written remains."""
     for name in names:
         errors.one_of(name, stages.WEIGHTS, "stage")
@@ -57,6 +64,10 @@ def write(
         raise errors.ConfigError(
             f"export: kernels={kernels!r} run on one platform only; ask for that one (config.platforms), or 'xla'"
         )
+    if kernels == "pallas_gpu" and not chip:
+        raise errors.ConfigError(
+            "export: kernels='pallas_gpu' differ from chip to chip; name it as jax does: config.chip=\"NVIDIA H200\""
+        )
     stages.check(policy, sizes)
     flat = {path: x for name in names for path, x in trees.flatten(stages.part(name, policy.params)).items()}
     problems = folders.problems(pathlib.Path(target), trees.num_bytes(flat), policy.source)
@@ -64,11 +75,13 @@ def write(
     made = stages.make(policy, sizes)
     with folders.new(pathlib.Path(target)) as staging:
         about = {
-            name: program(made[name], policy.params, platforms, staging) for name in made if name in names
+            name: program(made[name], policy.params, platforms, staging, chip)
+            for name in made
+            if name in names
         }
         copy(policy, staging)
         write_weights(staging / "weights.safetensors", flat)
-        manifest = describe(policy, sizes, flat, about, platforms)
+        manifest = describe(policy, sizes, flat, about, platforms) | ({"chip": chip} if chip else {})
         manifest["files"] = {
             str(p.relative_to(staging)): digest(p) for p in sorted(staging.rglob("*")) if p.is_file()
         }
@@ -76,7 +89,7 @@ def write(
     return manifest
 
 
-def program(stage: stages.Stage, params, platforms, folder: pathlib.Path) -> dict:
+def program(stage: stages.Stage, params, platforms, folder: pathlib.Path, chip="") -> dict:
     """Exports one stage into NAME.stablehlo; -> its part of the manifest."""
     part = stages.part(stage.name, params)
     weights, tree = trees.flatten(part), jax.tree.structure(part)
@@ -90,7 +103,7 @@ def program(stage: stages.Stage, params, platforms, folder: pathlib.Path) -> dic
         return tuple(out.values())
 
     specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in weights.values()]
-    with backend.tracing_for(CHIPS[platforms[0]] if len(platforms) == 1 else "cpu"):
+    with backend.tracing_for(CHIPS[platforms[0]] if len(platforms) == 1 else "cpu", chip):
         done = export.export(jax.jit(flat, keep_unused=True), platforms=platforms)(
             *specs, *stage.inputs.values()
         )

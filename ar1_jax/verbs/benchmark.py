@@ -166,7 +166,10 @@ def call(command: list[str], folder: pathlib.Path, log) -> str:
                 last = line.rstrip("\n")
         if process.returncode:
             said.seek(0)
-            words = said.read().strip().splitlines() or ["no message"]
+            jax_says = ("For simplicity, JAX", "-----")  # behind an error, of the frames that it leaves out
+            words = [x for x in said.read().strip().splitlines() if not x.startswith(jax_says)] or [
+                "no message"
+            ]
             raise errors.Ar1Error(
                 f"{' '.join(command[1:3])} ended with {process.returncode}: {words[-1]} ({errors_file})"
             )

@@ -28,7 +28,9 @@ def run(config) -> int:
         kernels=config.kernels,
     )
     sizes = stages.sizes_of(policy, config)
-    manifest = writing.write(policy, sizes, config.target, tuple(config.stages), tuple(config.platforms))
+    manifest = writing.write(
+        policy, sizes, config.target, tuple(config.stages), tuple(config.platforms), config.chip
+    )
     print(f"{policy.source} ({policy.config.family}) -> {config.target}, for {', '.join(config.platforms)}")
     for name, about in manifest["stages"].items():
         inputs = ", ".join(i["name"] for i in about["inputs"])

@@ -16,6 +16,10 @@ PREFERRED = {"cpu": (), "tpu": ("pallas_tpu",), "gpu": ("cudnn",)}
 _LOGGED: set[tuple[str, str, str]] = set()
 
 
+class Refused(ValueError):
+    """A back-end asked for by name that cannot do a call; says why."""
+
+
 class Target(NamedTuple):
     """What a program is traced for.
 
@@ -59,8 +63,8 @@ def tracing_for(platform: str, kind: str = "", interpret: bool = False):
 def choose(operation: str, backend: str, refusals: dict[str, Callable[[], str | None]]) -> str:
     """The back-end that `operation` uses for the request `backend`; logged once.
 
-    refusals: back-end -> function that says why it cannot do this call, or None. ValueError for a name that is none and
-    for a request that cannot be met, with the reason; "auto" falls back to XLA and logs the reason.
+    refusals: back-end -> function that says why it cannot do this call, or None. ValueError for a name that is none,
+    Refused for a request that cannot be met, with the reason; "auto" falls back to XLA and logs the reason.
     """
     if backend not in BACKENDS:
         raise ValueError(f"{operation}: backend={backend!r} is not one of {', '.join(BACKENDS)}")
@@ -70,7 +74,7 @@ def choose(operation: str, backend: str, refusals: dict[str, Callable[[], str | 
     if backend != "auto":
         reason = _refusal(operation, backend, here, refusals)
         if reason:
-            raise ValueError(f"{operation}: backend={backend!r}: {reason}; backend='xla' runs everywhere")
+            raise Refused(f"{operation}: backend={backend!r}: {reason}; backend='xla' runs everywhere")
         return _say(operation, backend, "as asked")
     reasons = []
     for name in PREFERRED.get(here.platform, ()):

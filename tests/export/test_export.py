@@ -141,6 +141,24 @@ def test_programs_for_one_platform_hold_its_kernels(tmp_path):
         writing.write(policy, SIZES, tmp_path / "all", ("prefill",))
 
 
+@pytest.mark.slow
+def test_gpu_kernels_are_those_of_the_chip_that_is_named(tmp_path):
+    policy = ar1_jax.load("nano", kernels="pallas_gpu", dtype="bfloat16")
+    with pytest.raises(errors.ConfigError, match="config.chip"):
+        writing.write(policy, SIZES, tmp_path / "none", ("prefill",), ("cuda",))
+    with pytest.raises(ValueError, match="A100"):
+        writing.write(policy, SIZES, tmp_path / "old", ("prefill",), ("cuda",), "NVIDIA A100-SXM4-80GB")
+    programs = set()
+    for chip in ("NVIDIA H200", "NVIDIA B200"):
+        manifest = writing.write(policy, SIZES, tmp_path / chip, ("prefill",), ("cuda",), chip)
+        module = jax.export.deserialize(
+            bytearray((tmp_path / chip / "prefill.stablehlo").read_bytes())
+        ).mlir_module()
+        assert manifest["chip"] == chip and "mosaic_gpu_v2" in module
+        programs.add(module)
+    assert len(programs) == 2
+
+
 def test_eight_bit_weights_travel(tmp_path):
     """Stored as int8 beside their scales; the program gives what the quantised policy gives here."""
     target = tmp_path / "int8"

@@ -257,10 +257,8 @@ def _kernel(
                 plgpu.barrier_wait(q_free.at[slot])
 
             for me in range(size.consumers):
-                rows = pl.ds(it.row * UNIT + me * size.tile, size.tile)
-                plgpu.copy_gmem_to_smem(
-                    q_ref.at[it.head, rows], q.at[slot * size.consumers + me], q_full.at[slot]
-                )
+                rows, to = pl.ds(it.row * UNIT + me * size.tile, size.tile), q.at[slot * size.consumers + me]
+                plgpu.copy_gmem_to_smem(q_ref.at[it.head, rows], to, q_full.at[slot])
             for name, lead, first, last in (
                 ("prefix", it.head, it.first, it.last),
                 ("suffix", it.sequence, 0, it.suffix),
