@@ -171,5 +171,6 @@ def run(name):
 
 
 if __name__ == "__main__":
-    for case in sys.argv[1:] or CASES:
+    known = [name for name in CASES if simulates_tcgen05() or not name.startswith("blackwell")]
+    for case in sys.argv[1:] or known:
         print(json.dumps({"case": case, **run(case)}), flush=True)

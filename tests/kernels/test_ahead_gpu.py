@@ -36,8 +36,8 @@ UNIT = {"h200": "wgmma", "b200": "tcgen05"}
 
 
 @functools.cache
-def compiled(chip) -> dict:
-    run = subprocess.run([PYTHON, SCRIPT, chip], capture_output=True, text=True, timeout=1800)
+def compiled(chip, *cases) -> dict:
+    run = subprocess.run([PYTHON, SCRIPT, chip, *cases], capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr[-3000:]
     return {report["case"]: report for report in map(json.loads, run.stdout.splitlines())}
 
@@ -54,6 +54,14 @@ def test_every_kernel_multiplies_with_the_matrix_unit_and_spills_nothing(chip, c
         assert said["spilled"] == 0 and said["registers"] <= 255 and set(said["products"]) == {UNIT[chip]}, (
             kernels
         )
+
+
+def test_of_one_case_each_b300_can_be_compiled_for_too():
+    cases = {"prefill", "prefill_backward", "decode_1"}
+    found = compiled("b300", *cases)
+    assert set(found) == cases
+    for kernels in (case["kernels"] for case in found.values()):
+        assert all(said["spilled"] == 0 and set(said["products"]) == {"tcgen05"} for said in kernels.values())
 
 
 @chips

@@ -9,10 +9,8 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("ahead_log_prob.py")
 PYTHON = os.environ.get("AR1_AHEAD_PYTHON")
-GPU = {
-    "h200": {"wgmma": 8},
-    "b200": {"tcgen05": 4},
-}  # products of a step: 64 deep by 16, of two halves of the rows
+# Products of a step 64 deep, 16 at a time; wgmma takes two halves of the rows.
+GPU = {"h200": {"wgmma": 8}, "b200": {"tcgen05": 4}}
 GRADIENTS = (3200 + 155_697) * 4096  # elements
 pytestmark = [
     pytest.mark.slow,

@@ -9,6 +9,7 @@ import pytest
 from ar1_kernels import backend
 from ar1_kernels.gpu import cudnn, flash, operands
 from ar1_kernels.gpu.blocks import Blocks, choose, here
+from ar1_kernels.gpu.products import UNITS
 from ar1_kernels.packed import Seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +136,16 @@ def test_the_device_decides_the_unit_and_blocks_of_another_are_refused(kind, uni
             here("forward", 4096, Blocks(unit=other))
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_registers_that_consumers_gain_the_producer_gives(unit):
+    """A kernel starts with an equal share for all threads, in steps of eight; more than that would wait for ever."""
+    for consumers, counts in UNITS[unit].registers.items():
+        if counts:
+            share = 65_536 // (128 * (consumers + 1)) // 8 * 8
+            assert consumers * counts[0] + counts[1] <= share * (consumers + 1)
+            assert all(count % 8 == 0 and 24 <= count <= 256 for count in counts)
+
+
 def test_more_tensor_memory_than_there_is_is_refused():
     args = shapes(1, 1, 64, 128, 64, False)[:4]
     call = functools.partial(flash.forward, scale=1.0, out_dtype=jnp.bfloat16, blocks=Blocks(unit="tcgen05"))
@@ -143,7 +154,7 @@ def test_more_tensor_memory_than_there_is_is_refused():
 
 
 def test_the_table_gives_few_rows_small_blocks_on_their_way():
-    assert choose("shared", 64).consumers == 1 and choose("shared", 64).stages > choose("shared", 256).stages
+    assert choose("joined", 64).consumers == 1 and choose("joined", 64).stages > choose("joined", 256).stages
     assert choose("backward", 4096).keys < choose("forward", 4096).keys
 
 

@@ -16,8 +16,8 @@ from ar1_kernels.gpu.shared import Item, Shape
 from tests.kernels import gpu_cases
 from tests.kernels.test_gpu_flash import ROUND, lowered, slow
 
-DECODE = Shape(1, 8, 16, 4, 3000, 256, 1, warpgroup=64, tile=64, keys=64, splits=16, causal=True)
-EXPERT = Shape(1, 8, 16, 256, 3000, 256, 64, warpgroup=64, tile=128, keys=128, splits=1, causal=False)
+DECODE = Shape(1, 8, 16, 4, 3000, 256, 1, tile=64, block_rows=64, keys=64, splits=16, causal=True)
+EXPERT = Shape(1, 8, 16, 256, 3000, 256, 64, tile=64, block_rows=128, keys=128, splits=1, causal=False)
 
 
 @pytest.mark.parametrize("case", [
@@ -59,7 +59,7 @@ def test_every_row_of_a_sequence_is_stored_once():
     for shape, rows in ((EXPERT, 16 * 256), (EXPERT._replace(rows=300, own=100), 16 * 304), (DECODE, 16 * 8)):
         found = items(shape, np.array([3000]), np.full((1, 16), 256))
         stored = np.zeros((8, shared._results(shape)), int)
-        for head, result, store in zip(found.head, found.result * shared.UNIT, found.store, strict=True):
+        for head, result, store in zip(found.head, found.result * shared.ALIGN, found.store, strict=True):
             stored[head, result : result + store] += 1
         assert (stored == 1).all() and stored.shape[1] >= rows
 
@@ -94,6 +94,8 @@ def arguments(batch, heads, sequences, rows, width, prefix, suffix, own):
 
 @pytest.mark.parametrize("kind, shape", [
     ("NVIDIA H200", (1, 8, 16, 4, 128, 3000, 256, 1)), ("NVIDIA H100 80GB HBM3", (1, 8, 12, 720, 128, 3000, 0, 180)),
+    *((kind, (1, 8, *rows, 128, 3000, 0, 0)) for kind in ("NVIDIA H200", "NVIDIA B200")
+      for rows in ((32, 4), (64, 4), (16, 16), (4, 50), (4, 100))),
     ("NVIDIA B200", (1, 8, 16, 4, 128, 3000, 256, 1)), ("NVIDIA B200", (1, 8, 12, 720, 128, 3000, 0, 180)),
 ])  # fmt: skip
 def test_lowers_to_one_kernel_and_no_buffer_of_the_prefix_for_every_sequence(kind, shape):

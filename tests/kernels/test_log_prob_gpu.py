@@ -149,5 +149,9 @@ def test_refusals_say_why():
     "name, size", [("rows", 96), ("ids", 64), ("depth", 32), ("stages", 0), ("consumers", 5), ("unit", "mma")]
 )
 def test_impossible_blocks_are_refused(name, size):
+    """And of Blackwell what tensor memory cannot hold."""
+    for wrong in ({"rows": 256}, {"ids": 1024}, {"ids": 384, "consumers": 1}):
+        with pytest.raises(ValueError, match="tensor memory"):
+            kernels.Blocks(unit="tcgen05", **wrong)
     with pytest.raises(ValueError, match=f"{name}={size!r}"):
         kernels.Blocks(**{name: size})

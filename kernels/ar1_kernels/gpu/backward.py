@@ -32,11 +32,11 @@ def backward(q, k, v, seen: Seen, lse, delta, do, *, scale, blocks=None, interpr
     operands.check(q, scale)
     rows, keys, width = q.shape[2], k.shape[2], q.shape[3]
     size = table.here("backward", rows, blocks)
-    unit = math.lcm(size.rows, size.keys)  # rows and keys are in turn what stays and what passes
-    whole_rows = wg.round_up(rows, unit)
-    seen = operands.padded(seen, whole_rows, wg.round_up(keys, unit))
-    q, do = (operands.prepare(x, interpret, unit, rows=whole_rows) for x in (q, do.astype(q.dtype)))
-    k, v = (operands.prepare(x, interpret, unit) for x in (k, v))
+    whole = math.lcm(size.rows, size.keys)  # rows and keys are in turn what stays and what passes
+    whole_rows = wg.round_up(rows, whole)
+    seen = operands.padded(seen, whole_rows, wg.round_up(keys, whole))
+    q, do = (operands.prepare(x, interpret, whole, rows=whole_rows) for x in (q, do.astype(q.dtype)))
+    k, v = (operands.prepare(x, interpret, whole) for x in (k, v))
     lse, delta = (wg.pad(x, 2, whole_rows) for x in (lse, delta))
     run = functools.partial(_launch, seen=seen, size=size, scale=scale, interpret=interpret)
     bounds = operands.walk(*operands.seen_blocks(seen, keys, size.rows, size.keys), masked_first=False)
@@ -72,7 +72,7 @@ def _launch(
             tiles=(tile(first.dtype), tile(first.dtype)), outs=[tile(dtype) for dtype in outs], vectors=vectors,
             loaded=plgpu.Barrier(num_arrivals=2 + stay, num_barriers=size.consumers),
             stream=Stream.types(size.stages, size.keys, width, first.dtype, size.consumers, extra=passing),
-            unit=UNITS[size.unit].scratch(size.consumers, size.keys, width, len(outs), first.dtype),
+            memory=UNITS[size.unit].scratch(size.consumers, size.keys, width, len(outs), first.dtype),
         ),
         interpret=interpret,
     )(first, second, other_first, other_second, bounds, lse, delta, *jax.tree.leaves(seen))  # fmt: skip
@@ -80,7 +80,7 @@ def _launch(
 
 def _kernel(
     first_ref, second_ref, other_first_ref, other_second_ref, bounds_ref, lse_ref, delta_ref, limit_ref, *rest,
-    tiles, outs, vectors, loaded, stream, unit, kind, size, scale, segments, interpret,
+    tiles, outs, vectors, loaded, stream, memory, kind, size, scale, segments, interpret,
 ):  # fmt: skip
     """Device memory: first_ref, second_ref [B,J,n,E] stay, the others [B,J,·,E] pass; bounds_ref [B, n blocks, 3];
     lse_ref, delta_ref [B,J,X], limit_ref and row ids [B,X], key ids [B,S]; results [B,J,n,E]. Shared memory of C
@@ -99,7 +99,7 @@ def _kernel(
     stream = Stream(*stream, vectors=bool(passing))
 
     def consume(me):
-        mine = UNITS[size.unit].of(unit, me, interpret)
+        mine = UNITS[size.unit].of(memory, me, interpret)
         place = block * size.rows + me * size.tile
         at = (batch, head, pl.ds(place, size.tile))
         for source, tile in zip((first_ref, second_ref), tiles):

@@ -10,8 +10,6 @@ import dataclasses
 from ar1_kernels.gpu import products
 from ar1_kernels.gpu.products import UNITS
 
-SHARED_MEMORY = 232_448  # bytes that a block of threads may ask for
-
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
@@ -62,6 +60,8 @@ TABLE = {
         "backward": Blocks(consumers=2, keys=64, stages=2),
         # Few rows, where bandwidth decides: small blocks, many on their way.
         "stream": Blocks(consumers=1, keys=64, stages=4),
+        # Rows of many short sequences: queries come ahead and results are float32, 128 KB of both.
+        "together": Blocks(consumers=2, keys=64, stages=2),
     },
     "tcgen05": {
         # Two consumers take 2 (64 + 32 + 128) columns of tensor memory, and 128 KB of queries and results.
@@ -69,16 +69,18 @@ TABLE = {
         # The sums dk and dv of one consumer take 256 columns.
         "backward": Blocks(consumers=1, keys=64, stages=2, unit="tcgen05"),
         "stream": Blocks(consumers=1, keys=64, stages=3, unit="tcgen05"),
+        "together": Blocks(consumers=1, keys=64, stages=3, unit="tcgen05"),
     },
 }
 
 
 def choose(operation: str, rows: int, unit: str = "wgmma") -> Blocks:
-    """Sizes for `operation` ("forward", "backward", "shared") with `rows` rows of a sequence and kv head."""
+    """Sizes for an operation: "forward", "backward", or of a shared prefix "joined", with `rows` rows of a sequence and
+    kv head in tiles of their own, or "together", with `rows` rows of all its sequences."""
     table = TABLE[unit]
-    if operation == "backward":
-        return table["backward"]
-    return table["forward"] if operation == "forward" or rows >= table["forward"].rows else table["stream"]
+    if operation in ("joined", "together") and rows < table["forward"].rows:
+        return table["stream"]
+    return table["forward" if operation == "joined" else operation]
 
 
 def here(operation: str, rows: int, given: Blocks | None) -> Blocks:

@@ -27,7 +27,8 @@ __all__ = ["backward", "forward", "refusal"]
 def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=False):
     """q [B,J,X,E], k and v [B,J,S,E] in bfloat16 -> normalised values [B,J,X,E] in out_dtype, log-sum-exp f32 [B,J,X].
 
-    0 and MASKED for a row that sees no key. ValueError for what `refusal` names.
+    0 and MASKED for a row that sees no key. out_dtype: bfloat16; results in float32 are too large for the table's sizes
+    where E is 128. ValueError for what `refusal` names.
     """
     check(q, scale)
     batch, heads, rows, width = q.shape
@@ -50,7 +51,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
             loaded=plgpu.Barrier(num_arrivals=3 if segments else 2, num_barriers=size.consumers),
             ids=(vector(jnp.int32), plgpu.SMEM((size.stages, size.keys), jnp.int32)) if segments else None,
             stream=Stream.types(size.stages, size.keys, q.shape[3], k.dtype, size.consumers, extra=int(segments)),
-            unit=UNITS[size.unit].scratch(size.consumers, size.keys, q.shape[3], 1, v.dtype),
+            memory=UNITS[size.unit].scratch(size.consumers, size.keys, q.shape[3], 1, v.dtype),
         ),
         interpret=interpret,
     )(q, k, v, bounds, *jax.tree.leaves(seen))  # fmt: skip
@@ -58,7 +59,7 @@ def forward(q, k, v, seen: Seen, *, scale, out_dtype, blocks=None, interpret=Fal
 
 
 def _forward_kernel(
-    q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, unit, scale,
+    q_ref, k_ref, v_ref, bounds_ref, limit_ref, *rest, q, out, lse, limit, loaded, ids, stream, memory, scale,
     size, segments, interpret,
 ):  # fmt: skip
     """Device memory: q_ref [B,J,X,E], k_ref, v_ref [B,J,S,E], bounds_ref [B, X blocks, 3], limit_ref [B,X], and with
@@ -71,7 +72,7 @@ def _forward_kernel(
     start, change, stop = (bounds_ref[batch, block, i] for i in range(3))
 
     def consume(me):
-        mine = UNITS[size.unit].of(unit, me, interpret)
+        mine = UNITS[size.unit].of(memory, me, interpret)
         rows = pl.ds(block * size.rows + me * size.tile, size.tile)
         plgpu.copy_gmem_to_smem(q_ref.at[batch, head, rows], q.at[me], loaded.at[me])
         plgpu.copy_gmem_to_smem(limit_ref.at[batch, rows], limit.at[me], loaded.at[me])

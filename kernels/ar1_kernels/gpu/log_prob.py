@@ -24,7 +24,7 @@ from ar1_kernels import chunked
 from ar1_kernels.chunked import MASKED, Stats, merge, reach
 from ar1_kernels.gpu import products
 from ar1_kernels.gpu import warpgroup as wg
-from ar1_kernels.gpu.products import MULTIPROCESSORS, UNITS, down
+from ar1_kernels.gpu.products import COLUMNS, MULTIPROCESSORS, UNITS, down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Blocks:
     def __post_init__(self):
         if self.unit not in UNITS:
             raise ValueError(f"Blocks: unit={self.unit!r} is not one of {', '.join(UNITS)}")
-        tile = UNITS[self.unit].rows
-        units = {"rows": tile, "ids": 64 * self.consumers, "depth": 64, "stages": 1}
+        units = {"rows": 64, "ids": 64 * self.consumers, "depth": 64, "stages": 1}
         units |= {} if self.launched is None else {"launched": 1}
         if self.consumers not in UNITS[self.unit].registers:
             raise ValueError(
@@ -58,6 +57,12 @@ class Blocks:
             size = getattr(self, name)
             if size <= 0 or size % unit:
                 raise ValueError(f"Blocks: {name}={size} is not a positive multiple of {unit}")
+
+        if self.unit == "tcgen05" and (self.rows != 128 or self.ids > COLUMNS or self.share > 256):
+            raise ValueError(
+                f"Blocks: rows={self.rows}, ids={self.ids}, consumers={self.consumers}: tcgen05 takes 128 rows, "
+                f"at most {COLUMNS} ids in tensor memory and at most 256 a consumer"
+            )
 
     @property
     def share(self) -> int:

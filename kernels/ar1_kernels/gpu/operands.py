@@ -16,7 +16,9 @@ def refusal(dtype, width: int, kind: str) -> str | None:
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"they take bfloat16, not {jnp.dtype(dtype).name}: the matrix unit would round float32 to tf32"
     if width > 128:
-        return f"head width {width} is more than 128: a tile's accumulator would not fit the registers"
+        return (
+            f"head width {width} is more than 128: a tile's sum would not fit the registers or tensor memory"
+        )
     return products.refusal(kind)
 
 
@@ -67,7 +69,8 @@ def walk(sees, whole, masked_first: bool):
 
 
 def prepare(x, interpret, block, rows=None):
-    """[..., n, E] as TMA takes it: E in whole wgmma steps of 16, n in tiles of 8, or `rows` of them where given.
+    """[..., n, E] as TMA takes it: E in whole steps of 16 of the matrix units, n in tiles of 8, or `rows` of them where
+    given.
 
     The interpreter does not fill with zeros behind an array's end as TMA does: whole blocks for it.
     """

@@ -1,4 +1,4 @@
-"""Matrix products of one warpgroup in attention: the units of Hopper (wgmma) and of Blackwell (tcgen05).
+"""Matrix products of one warpgroup: the units of Hopper (wgmma) and of Blackwell (tcgen05).
 
 A unit works on `rows` rows of scores at a time. b always lies in shared memory, where TMA puts it. What differs is
 where the left operand and the sums live: in the warpgroup's registers (wgmma), or in tensor memory, 512 columns of 128
@@ -82,7 +82,7 @@ class Wgmma(NamedTuple):
 
 
 class Tcgen05(NamedTuple):
-    """Blackwell: tiles of 128 rows, scores, weights and sums in tensor memory.
+    """Blackwell: tiles of 128 rows, scores, weights and sums in tensor memory. Methods as Wgmma's.
 
     scores [128, keys] float32, weights [128, keys] and sums, each [128, width] float32: refs in tensor memory of this
     warpgroup; done: its barrier, on which the unit arrives behind a product.
@@ -95,7 +95,7 @@ class Tcgen05(NamedTuple):
 
     rows = 128
     tensor_memory = True
-    registers = {1: None, 2: (208, 88)}
+    registers = {1: None, 2: (208, 88)}  # with 40 the producer spills: sums do not need a consumer's
 
     @staticmethod
     def scratch(consumers, keys, width, sums, dtype):
@@ -148,11 +148,12 @@ class Tcgen05(NamedTuple):
 
     def add(self, n, total, a, b):
         plgpu.async_store_tmem(self.weights_ref, a)
-        plgpu.commit_tmem()  # the sum's own stores too
+        plgpu.commit_tmem()  # those of `scale` too
         self._product(self.sums[n], self.weights_ref, b, True)
         return ()
 
     def scale(self, n, total, factor):
+        """Its stores are committed by the next `add`."""
         for columns in self._parts(n):
             value = load(self.sums[n].at[:, columns])
             plgpu.async_store_tmem(self.sums[n].at[:, columns], value * down(factor, value.shape))
@@ -170,7 +171,7 @@ class Tcgen05(NamedTuple):
 
 
 UNITS = {"wgmma": Wgmma, "tcgen05": Tcgen05}
-MULTIPROCESSORS = {"wgmma": 132, "tcgen05": 148}  # of H100, H200, GH200 (SXM); of B200, GB200
+MULTIPROCESSORS = {"wgmma": 132, "tcgen05": 148}  # of H100, H200 and GH200 (SXM); of B200
 KINDS = {"wgmma": ("H100", "H200", "GH200", "H800", "H20"), "tcgen05": ("B200", "GB200", "B300", "GB300")}
 
 
@@ -202,7 +203,7 @@ def refusal(kind: str) -> str | None:
 
 
 def load(ref):
-    """The value of a ref in tensor memory, after which it may be written again."""
+    """The value of a ref in tensor memory, after which this warpgroup and its products may write there again."""
     value = plgpu.async_load_tmem(ref)
     plgpu.wait_load_tmem()
     return value

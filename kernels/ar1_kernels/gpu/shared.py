@@ -30,13 +30,13 @@ from ar1_kernels.gpu.warpgroup import Softmax, Stream
 __all__ = ["forward", "refusal"]
 
 
-UNIT = 8  # rows of a TMA tile
+ALIGN = 8  # rows of a TMA tile
 
 
 class Item(NamedTuple):
     """One line of the work list, int32 each. Blocks are of `keys` keys.
 
-    head: b·J + j. row, result: first row of its tile in the queries and in the results, both in units of UNIT so that
+    head: b·J + j. row, result: first row of its tile in the queries and in the results, both in units of ALIGN so that
     the compiler sees that TMA tiles begin there; store: rows of it to store.
     first, whole, last: blocks of the prefix, those from `whole` on with a mask; live: length of the prefix.
     sequence: (b·K + k)·J + j; suffix, suffix_live: blocks and length of its suffix; own: blocks of its own keys;
@@ -59,7 +59,7 @@ class Item(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Sizes of a call and of its launch; suffix, own: capacity in keys, 0 where there are none; warpgroup: its rows."""
+    """Sizes of a call and of its launch; suffix, own: capacity in keys, 0: there are none; tile: a consumer's rows."""
 
     batch: int
     heads: int
@@ -68,8 +68,8 @@ class Shape(NamedTuple):
     prefix: int
     suffix: int
     own: int
-    warpgroup: int
     tile: int
+    block_rows: int
     keys: int
     splits: int
     causal: bool
@@ -77,17 +77,17 @@ class Shape(NamedTuple):
     @property
     def joined(self) -> bool:
         """A tile belongs to one sequence: its item joins all the keys that it sees."""
-        return self.rows >= self.warpgroup
+        return self.rows >= self.tile
 
     @property
     def stride(self) -> int:
         """Rows between two sequences in device memory: TMA tiles begin there."""
-        return wg.round_up(self.rows, UNIT)
+        return wg.round_up(self.rows, ALIGN)
 
     @property
     def together(self) -> int:
         """Rows of all sequences of a kv head, in whole tiles."""
-        return wg.round_up(self.sequences * self.rows, self.tile)
+        return wg.round_up(self.sequences * self.rows, self.block_rows)
 
     @property
     def group(self) -> int:
@@ -105,9 +105,9 @@ def forward(
     """
     check(q, scale)
     batch, heads, sequences, rows, width = q.shape
-    size = table.here("shared", rows, blocks)
+    size = table.here("joined", rows, blocks)
     if rows < size.tile:
-        size = table.here("shared", sequences * rows, blocks)
+        size = table.here("together", sequences * rows, blocks)
     capacity = lambda x: 0 if x is None else x.shape[3]
     shape = Shape(batch, heads, sequences, rows, prefix_k.shape[2], capacity(suffix_k), capacity(own_k), size.tile,
                   size.rows, size.keys, 1, causal)  # fmt: skip
@@ -133,7 +133,7 @@ def forward(
             q=tile(q.dtype, ahead * size.consumers), q_full=barriers(size.consumers), q_free=barriers(size.consumers),
             out=tile(results.dtype, size.consumers), lse=plgpu.SMEM((size.consumers, size.tile), jnp.float32),
             stream=Stream.types(size.stages, size.keys, queries.shape[-1], q.dtype, size.consumers),
-            unit=UNITS[size.unit].scratch(size.consumers, size.keys, queries.shape[-1], 1, q.dtype),
+            memory=UNITS[size.unit].scratch(size.consumers, size.keys, queries.shape[-1], 1, q.dtype),
         ),
         interpret=interpret,
     )(items, queries, *sources)  # fmt: skip
@@ -143,7 +143,7 @@ def forward(
 
 def _splits(shape: Shape, size: table.Blocks):
     """Parts of the prefix: enough that the items of one scene fill the chip, at most one a block of keys."""
-    tiles = shape.batch * shape.heads * (shape.together // shape.tile)
+    tiles = shape.batch * shape.heads * (shape.together // shape.block_rows)
     wanted = size.splits or max(1, MULTIPROCESSORS[size.unit] // tiles)
     return max(1, min(wanted, -(-shape.prefix // shape.keys)))
 
@@ -154,7 +154,7 @@ def _queries(q, shape: Shape, interpret):
     q = q.reshape(-1, *q.shape[2:])
     apart = wg.pad(q, 2, shape.stride).reshape(len(q), -1, q.shape[-1])
     if interpret:
-        apart = wg.pad(apart, 1, apart.shape[1] + shape.tile)
+        apart = wg.pad(apart, 1, apart.shape[1] + shape.block_rows)
     if shape.joined:
         return apart
     together = wg.pad(q.reshape(len(q), -1, q.shape[-1]), 1, shape.together)
@@ -177,29 +177,31 @@ def work(shape: Shape, prefix_length, suffix_length):
         suffix_length = jnp.minimum(jnp.asarray(suffix_length, jnp.int32), shape.suffix)
     parts = []
     if not shape.joined:
-        b, j, part, tile = _grid(shape.batch, shape.heads, shape.splits, shape.together // shape.tile)
+        b, j, part, tile = _grid(shape.batch, shape.heads, shape.splits, shape.together // shape.block_rows)
         live = blocks(prefix_length)[b]
         each = -(-live // shape.splits)
         last = jnp.minimum((part + 1) * each, live)
         first = jnp.minimum(part * each, last)
-        row = tile * shape.tile
+        row = tile * shape.block_rows
         parts.append(Item(
-            head=b * shape.heads + j, row=row // UNIT, result=(part * shape.together + row) // UNIT, store=shape.tile,
-            first=first, whole=jnp.clip(prefix_length[b] // shape.keys, first, last), last=last,
+            head=b * shape.heads + j, row=row // ALIGN, result=(part * shape.together + row) // ALIGN,
+            store=shape.block_rows, first=first, whole=jnp.clip(prefix_length[b] // shape.keys, first, last), last=last,
             live=prefix_length[b], sequence=0, suffix=0, suffix_live=0, own=0, place=0))  # fmt: skip
     if shape.joined or shape.suffix or shape.own:
-        b, j, k, tile = _grid(shape.batch, shape.heads, shape.sequences, -(-shape.stride // shape.tile))
-        place = tile * shape.tile
+        b, j, k, tile = _grid(shape.batch, shape.heads, shape.sequences, -(-shape.stride // shape.block_rows))
+        place = tile * shape.block_rows
         row = k * shape.stride + place
         live = prefix_length[b] if shape.joined else jnp.zeros(b.shape, jnp.int32)
         suffix_live = suffix_length[b, k] if shape.suffix else jnp.zeros(b.shape, jnp.int32)
         own = (
-            np.minimum((place + shape.tile - 1) // shape.group + 1, shape.own) if shape.causal else shape.own
+            np.minimum((place + shape.block_rows - 1) // shape.group + 1, shape.own)
+            if shape.causal
+            else shape.own
         )
         lead = (0, 0) if shape.joined else (shape.together, shape.splits * shape.together)
         parts.append(Item(
-            head=b * shape.heads + j, row=(lead[0] + row) // UNIT, result=(lead[1] + row) // UNIT,
-            store=np.minimum(shape.tile, shape.stride - place),
+            head=b * shape.heads + j, row=(lead[0] + row) // ALIGN, result=(lead[1] + row) // ALIGN,
+            store=np.minimum(shape.block_rows, shape.stride - place),
             first=0, whole=live // shape.keys, last=blocks(live), live=live,
             sequence=(b * shape.sequences + k) * shape.heads + j,
             suffix=blocks(suffix_live), suffix_live=suffix_live, own=blocks(own), place=place))  # fmt: skip
@@ -215,7 +217,7 @@ def _grid(*sizes):
 
 
 def _kernel(
-    items_ref, q_ref, prefix_k, prefix_v, *rest, q, q_full, q_free, out, lse, stream, unit, shape, scale, size,
+    items_ref, q_ref, prefix_k, prefix_v, *rest, q, q_full, q_free, out, lse, stream, memory, shape, scale, size,
     interpret,
 ):  # fmt: skip
     """Device memory: items_ref [items, fields], q_ref [B·J, rows, E], prefix [B·J,S,E], suffix [B·K·J,L,E] and own
@@ -233,7 +235,7 @@ def _kernel(
     item = lambda n: Item(*(items_ref[program + n * programs, i] for i in range(len(Item._fields))))
 
     def consume(me):
-        multiply = UNITS[size.unit].of(unit, me, interpret)
+        multiply = UNITS[size.unit].of(memory, me, interpret)
 
         def turn(n, u):
             it, slot = item(n), lax.rem(n, jnp.int32(ahead))
@@ -257,7 +259,7 @@ def _kernel(
                 plgpu.barrier_wait(q_free.at[slot])
 
             for me in range(size.consumers):
-                rows, to = pl.ds(it.row * UNIT + me * size.tile, size.tile), q.at[slot * size.consumers + me]
+                rows, to = pl.ds(it.row * ALIGN + me * size.tile, size.tile), q.at[slot * size.consumers + me]
                 plgpu.copy_gmem_to_smem(q_ref.at[it.head, rows], to, q_full.at[slot])
             for name, lead, first, last in (
                 ("prefix", it.head, it.first, it.last),
@@ -320,15 +322,15 @@ def _take(state, u, *, unit, q, stream, live, scale):
 
 def _store(item, me, out, lse, out_ref, lse_ref, shape):
     """Consumer `me` copies its rows out, of the last tile of a sequence only those that are the sequence's own."""
-    left = item.store - me * shape.warpgroup
+    left = item.store - me * shape.tile
 
     def copy(n):
-        at = (item.head, pl.ds(item.result * UNIT + me * shape.warpgroup, n))
+        at = (item.head, pl.ds(item.result * ALIGN + me * shape.tile, n))
         plgpu.copy_smem_to_gmem(out.at[me, pl.ds(0, n)], out_ref.at[at])
         plgpu.copy_smem_to_gmem(lse.at[me, pl.ds(0, n)], lse_ref.at[at])
 
-    pl.when(left >= shape.warpgroup)(lambda: copy(shape.warpgroup))
-    if rest := shape.stride % shape.warpgroup:
+    pl.when(left >= shape.tile)(lambda: copy(shape.tile))
+    if rest := shape.stride % shape.tile:
         pl.when(left == rest)(lambda: copy(rest))
     plgpu.wait_smem_to_gmem(0)
 
