@@ -41,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {e}", file=sys.stderr)
         return errors.BAD_INPUT
-    except (
-        ValueError
-    ) as e:  # config.kernels that this machine, dtype or shape cannot have: known while tracing only
+    except ValueError as e:
         from ar1_kernels import backend
 
+        # A config.kernels that this machine, dtype or shape cannot have is known while a program is traced only.
         if debug or not isinstance(e, backend.Refused):
             raise
         print(f"error: config.kernels: {e}", file=sys.stderr)

@@ -50,9 +50,9 @@ def write(
     """Exports the stages `names` of a policy to the new folder `target`; -> the manifest.
 
     chip: as jax names the device for which the policy's kernels are made ("NVIDIA H200", "TPU v6 lite"); "" for the XLA
-    path, and on TPUs for blocks that fit every one. ConfigError for unknown stages, platforms or sizes, and for GPU
-    kernels of no chip; CheckpointError for a target that is not empty, not writable or
-    on a full disk. Nothing half-written remains."""
+    path, and on TPUs for the block sizes of one that is not in their table. ConfigError for unknown stages, platforms
+    or sizes, GPU kernels of no chip and a chip for several platforms; CheckpointError for a target that is not empty,
+    not writable or on a full disk. Nothing half-written remains."""
     for name in names:
         errors.one_of(name, stages.WEIGHTS, "stage")
     for name in platforms:
@@ -67,6 +67,10 @@ def write(
     if kernels == "pallas_gpu" and not chip:
         raise errors.ConfigError(
             "export: kernels='pallas_gpu' differ from chip to chip; name it as jax does: config.chip=\"NVIDIA H200\""
+        )
+    if chip and len(platforms) > 1:
+        raise errors.ConfigError(
+            f"export: chip={chip!r} is of one platform; ask for that one (config.platforms)"
         )
     stages.check(policy, sizes)
     flat = {path: x for name in names for path, x in trees.flatten(stages.part(name, policy.params)).items()}

@@ -148,6 +148,8 @@ def test_gpu_kernels_are_those_of_the_chip_that_is_named(tmp_path):
         writing.write(policy, SIZES, tmp_path / "none", ("prefill",), ("cuda",))
     with pytest.raises(ValueError, match="A100"):
         writing.write(policy, SIZES, tmp_path / "old", ("prefill",), ("cuda",), "NVIDIA A100-SXM4-80GB")
+    with pytest.raises(errors.ConfigError, match="one platform"):
+        writing.write(POLICY, SIZES, tmp_path / "several", ("prefill",), chip="NVIDIA H200")
     programs = set()
     for chip in ("NVIDIA H200", "NVIDIA B200"):
         manifest = writing.write(policy, SIZES, tmp_path / chip, ("prefill",), ("cuda",), chip)

@@ -25,6 +25,9 @@ from tests.kernels import plain
 SCALE, HUGE = 0.25, 1e30
 
 
+NO_TCGEN05 = f"the simulator of GPUs in jax {jax.__version__} does not know tcgen05; that of 0.11 does"
+
+
 def simulates_tcgen05() -> bool:
     """Whether the simulator knows Blackwell's products and tensor memory: not that of jax 0.10."""
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
@@ -165,7 +168,7 @@ CASES |= {f"blackwell {name}": case for name, case in BLACKWELL.items()}
 def run(name):
     """A case's largest differences, and whether the simulator saw a race; skips the test that it cannot make."""
     if name.startswith("blackwell") and not simulates_tcgen05():
-        pytest.skip(f"the simulator of GPUs in jax {jax.__version__} does not know tcgen05; 0.12 does")
+        pytest.skip(NO_TCGEN05)
     found = CASES[name]()
     return {"races": races(), **found}
 

@@ -29,14 +29,6 @@ def engine(interpret, unit="wgmma", **blocks):
     return chunked.Engine(bind(kernels.stats), bind(kernels.cotangent))
 
 
-def simulated(detect_races=False):
-    if hasattr(kernels.plgpu, "InterpretGPUParams"):
-        return kernels.plgpu.InterpretGPUParams(detect_races=detect_races)
-    from jax._src.pallas.mosaic_gpu.interpret import params
-
-    return params.InterpretGPUParams(detect_races=detect_races)
-
-
 def in_a_process_of_its_own(name, unit="wgmma"):
     """Calls function `name` of this file with `unit` there: a wrong barrier makes the simulator wait for ever, which
     fails here. Its threads wait inside XLA's, of which two cores have too few."""
@@ -50,10 +42,7 @@ def in_a_process_of_its_own(name, unit="wgmma"):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-needs_tcgen05 = pytest.mark.skipif(
-    not gpu_cases.simulates_tcgen05(),
-    reason=f"the simulator of GPUs in jax {jax.__version__} does not know tcgen05; 0.12 does",
-)
+needs_tcgen05 = pytest.mark.skipif(not gpu_cases.simulates_tcgen05(), reason=gpu_cases.NO_TCGEN05)
 units = pytest.mark.parametrize("unit", ["wgmma", pytest.param("tcgen05", marks=needs_tcgen05)])
 
 
@@ -92,7 +81,7 @@ def a_walk_over_tiles_seen_and_unseen_without_races(unit):
     allowed = np.array([[1130, 1200], [1590, 1310], [1520, 1600]], np.int32)
     rest = jnp.array([1130, 1309, 10]), jnp.asarray(1 / p.temperature), jnp.asarray(allowed)
     ids = 1000, 1260, 1635  # first, start, stop: live are [1260, 1310) and [1590, 1635) of row 1
-    ours = engine(simulated(detect_races=True), unit)
+    ours = engine(gpu_cases.simulator(), unit)
     got = ours.stats(p.hidden, p.weight, *rest, *ids)
     want = chunked.XLA.stats(p.hidden, p.weight, *rest, *ids)
     for n, rows in enumerate(
@@ -106,16 +95,7 @@ def a_walk_over_tiles_seen_and_unseen_without_races(unit):
     want = chunked.XLA.cotangent(p.hidden, p.weight, *rest, *whole)
     np.testing.assert_allclose(dz.astype("float32"), want.astype("float32"), atol=1e-5, rtol=1e-2)
     assert not np.any(dz[0]) and not np.any(dz[:, :260]) and np.all(dz[1, 260:310])
-    assert not races_found()
-
-
-def races_found() -> bool:
-    """jax before 0.12 keeps what its detector found to itself; later ones raise."""
-    try:
-        from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as simulator
-    except ImportError:
-        return False
-    return simulator.get_races().races_found
+    assert not gpu_cases.races()
 
 
 @pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA B200"])
@@ -149,9 +129,11 @@ def test_refusals_say_why():
     "name, size", [("rows", 96), ("ids", 64), ("depth", 32), ("stages", 0), ("consumers", 5), ("unit", "mma")]
 )
 def test_impossible_blocks_are_refused(name, size):
-    """And of Blackwell what tensor memory cannot hold."""
-    for wrong in ({"rows": 256}, {"ids": 1024}, {"ids": 384, "consumers": 1}):
-        with pytest.raises(ValueError, match="tensor memory"):
-            kernels.Blocks(unit="tcgen05", **wrong)
     with pytest.raises(ValueError, match=f"{name}={size!r}"):
         kernels.Blocks(**{name: size})
+
+
+@pytest.mark.parametrize("sizes", [{"rows": 256}, {"ids": 1024}, {"ids": 384, "consumers": 1}])
+def test_what_tensor_memory_cannot_hold_is_refused(sizes):
+    with pytest.raises(ValueError, match="tensor memory"):
+        kernels.Blocks(unit="tcgen05", **sizes)

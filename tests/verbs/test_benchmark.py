@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -149,3 +150,10 @@ def test_what_cannot_be_timed_is_refused():
         with pytest.raises(errors.ConfigError, match=message):
             name, value = word.split("=")
             benchmark.workload_of(configs.load("benchmark", {name: value}))
+
+
+def test_a_child_that_fails_is_quoted_without_what_jax_adds(tmp_path):
+    words = "ValueError: the reason", "-" * 20, "For simplicity, JAX has removed its internal frames"
+    child = [sys.executable, "-c", f"import sys; sys.exit({chr(10).join(words)!r})"]
+    with pytest.raises(errors.Ar1Error, match="ended with 1: ValueError: the reason"):
+        benchmark.call(child, tmp_path, types.SimpleNamespace(say=print))

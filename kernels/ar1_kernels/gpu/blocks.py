@@ -28,12 +28,7 @@ class Blocks:
     unit: str = "wgmma"
 
     def __post_init__(self):
-        if self.unit not in UNITS:
-            raise ValueError(f"Blocks: unit={self.unit!r} is not one of {', '.join(UNITS)}")
-        if self.consumers not in UNITS[self.unit].registers:
-            raise ValueError(
-                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, UNITS[self.unit].registers))}"
-            )
+        products.check(self.unit, self.consumers)
         if self.keys <= 0 or self.keys % 64 or self.keys > 256:
             raise ValueError(f"Blocks: keys={self.keys} is not 64, 128, 192 or 256")
         if self.stages < 1:
@@ -69,6 +64,7 @@ TABLE = {
         # The sums dk and dv of one consumer take 256 columns.
         "backward": Blocks(consumers=1, keys=64, stages=2, unit="tcgen05"),
         "stream": Blocks(consumers=1, keys=64, stages=3, unit="tcgen05"),
+        # Two consumers' queries ahead and float32 results would take 256 KB.
         "together": Blocks(consumers=1, keys=64, stages=3, unit="tcgen05"),
     },
 }

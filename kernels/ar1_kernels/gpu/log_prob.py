@@ -45,19 +45,13 @@ class Blocks:
     unit: str = "wgmma"
 
     def __post_init__(self):
-        if self.unit not in UNITS:
-            raise ValueError(f"Blocks: unit={self.unit!r} is not one of {', '.join(UNITS)}")
+        products.check(self.unit, self.consumers)
         units = {"rows": 64, "ids": 64 * self.consumers, "depth": 64, "stages": 1}
         units |= {} if self.launched is None else {"launched": 1}
-        if self.consumers not in UNITS[self.unit].registers:
-            raise ValueError(
-                f"Blocks: consumers={self.consumers} is not one of {', '.join(map(str, UNITS[self.unit].registers))}"
-            )
         for name, unit in units.items():
             size = getattr(self, name)
             if size <= 0 or size % unit:
                 raise ValueError(f"Blocks: {name}={size} is not a positive multiple of {unit}")
-
         if self.unit == "tcgen05" and (self.rows != 128 or self.ids > COLUMNS or self.share > 256):
             raise ValueError(
                 f"Blocks: rows={self.rows}, ids={self.ids}, consumers={self.consumers}: tcgen05 takes 128 rows, "
@@ -321,9 +315,9 @@ def _kernel(
         def seen(i, j, u):
             plgpu.copy_gmem_to_smem(integers_ref.at[:, rows_of(i)], integers.at[me], loaded.at[me])
             plgpu.copy_gmem_to_smem(floats_ref.at[:, rows_of(i)], floats.at[me], loaded.at[me])
-            products_of = ring.product(u, steps, pl.ds(me * blocks.share, blocks.share), sums, me)
+            parts = ring.product(u, steps, pl.ds(me * blocks.share, blocks.share), sums, me)
             plgpu.barrier_wait(loaded.at[me])
-            for part, x in zip(mine, products_of):
+            for part, x in zip(mine, parts):
                 send(i, j, part, functools.partial(write, x, j * blocks.ids + part * blocks.part))
 
         def write(x, first_id, to):

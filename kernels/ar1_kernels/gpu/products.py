@@ -84,8 +84,8 @@ class Wgmma(NamedTuple):
 class Tcgen05(NamedTuple):
     """Blackwell: tiles of 128 rows, scores, weights and sums in tensor memory. Methods as Wgmma's.
 
-    scores [128, keys] float32, weights [128, keys] and sums, each [128, width] float32: refs in tensor memory of this
-    warpgroup; done: its barrier, on which the unit arrives behind a product.
+    scores_ref [128, keys] float32, weights_ref [128, keys], sums [128, width] float32 each: in tensor memory, this
+    warpgroup's; done: its barrier, on which the unit arrives behind a product.
     """
 
     scores_ref: Any
@@ -95,7 +95,7 @@ class Tcgen05(NamedTuple):
 
     rows = 128
     tensor_memory = True
-    registers = {1: None, 2: (208, 88)}  # with 40 the producer spills: sums do not need a consumer's
+    registers = {1: None, 2: (208, 88)}  # with 40 the producer spills; sums take none of a consumer's
 
     @staticmethod
     def scratch(consumers, keys, width, sums, dtype):
@@ -173,6 +173,15 @@ class Tcgen05(NamedTuple):
 UNITS = {"wgmma": Wgmma, "tcgen05": Tcgen05}
 MULTIPROCESSORS = {"wgmma": 132, "tcgen05": 148}  # of H100, H200 and GH200 (SXM); of B200
 KINDS = {"wgmma": ("H100", "H200", "GH200", "H800", "H20"), "tcgen05": ("B200", "GB200", "B300", "GB300")}
+
+
+def check(unit: str, consumers: int):
+    """ValueError for a unit that is none and for a number of consumers that its registers are not divided for."""
+    if unit not in UNITS:
+        raise ValueError(f"Blocks: unit={unit!r} is not one of {', '.join(UNITS)}")
+    known = UNITS[unit].registers
+    if consumers not in known:
+        raise ValueError(f"Blocks: consumers={consumers} is not one of {', '.join(map(str, known))}")
 
 
 def unit_of(kind: str) -> str | None:
